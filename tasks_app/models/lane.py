@@ -1,0 +1,58 @@
+"""Lanes: each is one order of operations, and every key belongs to one of them."""
+
+import zlib
+
+from django.db import models
+
+
+def lane_of(key: str, count: int) -> int:
+    """The lane, from 0 to `count` - 1, that operations with this key wait in: CRC-32, the same everywhere and
+    always.
+    """
+    return zlib.crc32(key.encode()) % count
+
+
+class LaneCount(models.Model):
+    """How many lanes there are: the one row with id 1. Every enqueue checks it, so that no key is ever in two lanes."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    count = models.PositiveSmallIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.count} lanes"
+
+
+class Lane(models.Model):
+    """A lane. Whoever drains it holds this row's lock, from reading its operations to committing their effects.
+
+    `blocked_by` is the failed operation that holds the lane until somebody skips or retries it.
+    """
+
+    id = models.PositiveSmallIntegerField(primary_key=True)
+    paused = models.BooleanField(default=False)
+    blocked_by = models.BigIntegerField(null=True)
+    drained_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("id",)
+
+    def __str__(self) -> str:
+        return f"lane {self.id}"
+
+
+class Doorbell(models.Model):
+    """Whether a lane's doorbell has been rung and not yet answered; a table of its own, so that ringing never waits.
+
+    `rings` counts how often the sweeper had to ring again. `deaths` counts the drains that began and did not come to
+    their first commit; `careful` is how many operations are still to be run one by one because of that.
+    """
+
+    lane = models.OneToOneField(Lane, on_delete=models.CASCADE, primary_key=True)
+    rung = models.BooleanField(default=False)
+    rung_at = models.DateTimeField(null=True)
+    rings = models.PositiveSmallIntegerField(default=0)
+    deaths = models.PositiveSmallIntegerField(default=0)
+    careful = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"doorbell of lane {self.lane_id}"

@@ -1,0 +1,1 @@
+"""Plain Celery tasks: where their results go, and the database connections they keep."""

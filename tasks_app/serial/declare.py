@@ -1,0 +1,221 @@
+"""How to declare a serial task, and what calling it does."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from string import Formatter
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from celery import Task, shared_task
+from celery.result import AsyncResult
+from django.db import models
+from django.utils import timezone
+
+from tasks_app.models import SerialModel
+from tasks_app.queues import SERIAL
+from tasks_app.serial.enqueue import Call, EnqueuedMany, enqueue, enqueue_many
+
+GLOBAL_KEY = ""
+LONGEST_KEY = 255  # characters, as in the ledger's columns
+
+
+class SerialTask(Task):  # type: ignore[type-arg]
+    """A task whose calls are operations: written to the ledger with the caller's own transaction, applied in a lane.
+
+    It is a Celery task, too: a message with its name, from beat or from another program, becomes an operation.
+    """
+
+    abstract = True
+    queue = SERIAL.name
+    ignore_result = True  # the operation holds the result
+
+    on: type[SerialModel] | None = None
+    create = False
+    key: str | None = None
+    external = False
+    blocks = False  # a failure holds the lane
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """In a worker, enqueue; anywhere else, call the function itself, as with any Celery task."""
+        if self.request.called_directly:
+            return self.run(*args, **kwargs)
+        self.apply_async(args, kwargs, task_id=self.request.id)
+        return None
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        """Enqueue one operation in the current transaction, and return at once."""
+        return self.apply_async(args, kwargs)
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        """`delay`, for async callers."""
+        return await sync_to_async(self.apply_async)(args, kwargs)
+
+    def apply_async(  # type: ignore[override]
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        task_id: str | None = None,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Enqueue one operation in the current transaction, and return at once.
+
+        `countdown` (seconds) or `eta` say from when on it may be applied. A second call with the same
+        `idempotency_key`, or the same `task_id`, enqueues nothing and returns the first one's result.
+
+        Raises:
+            TypeError: the arguments do not fit the task, are not JSON, or an option is not for serial tasks.
+        """
+        if unknown := [name for name, value in options.items() if value and name not in IGNORED_OPTIONS]:
+            raise TypeError(
+                f"{self.name} is a serial task and does not take {', '.join(unknown)}. It takes task_id, countdown, "
+                "eta and idempotency_key; to go on after it, enqueue from within another task."
+            )
+        not_before = timezone.now() + timedelta(seconds=countdown) if countdown else eta
+        if idempotency_key is not None:
+            idempotency_key = _short("idempotency_key", f"{self.name}:{idempotency_key}")
+        call = self.call(tuple(args or ()), dict(kwargs or {}))
+        task_id = task_id and _short("task_id", task_id)
+        return self.AsyncResult(enqueue(self.name, call, task_id, not_before, idempotency_key))
+
+    def delay_many(self, calls: Iterable[Sequence[Any]]) -> EnqueuedMany:
+        """Enqueue an operation for each tuple of arguments, in their order, in one transaction.
+
+        `calls` may be a generator of any length; it is taken in parts. The answer is a sequence of results that holds
+        no more than one id in memory.
+        """
+        return enqueue_many(self.name, (self.call(tuple(args), {}) for args in calls), self.AsyncResult)
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Check the arguments and find their key.
+
+        Raises:
+            TypeError: the arguments do not fit the function.
+        """
+        if self.on is not None:
+            if not args:
+                name = next(iter(inspect.signature(self.run).parameters))
+                args = (kwargs.pop(name),) if name in kwargs else ()
+            self.__header__(*args, **kwargs)  # type: ignore[attr-defined]
+            pk = self._primary_key(args[0])
+            return Call(_short("The key", self.on.key_of(pk)), (pk, *args[1:]), kwargs)
+        self.__header__(*args, **kwargs)  # type: ignore[attr-defined]
+        return Call(self._key_from_arguments(args, kwargs), args, kwargs)
+
+    def _primary_key(self, given: Any) -> Any:
+        assert self.on is not None
+        field = self.on._meta.pk
+        if isinstance(given, self.on):
+            given = given.pk
+        if given is None or isinstance(given, models.Model):
+            raise TypeError(f"{self.name} takes the primary key of a {self.on.__name__} first, not {given!r}.")
+        try:
+            pk = field.to_python(given)
+            field.run_validators(pk)
+        except Exception as error:  # ValidationError has no plain message
+            raise TypeError(f"{self.name}: {given!r} is not a primary key of {self.on.__name__}.") from error
+        return pk if isinstance(pk, int | str) else str(pk)
+
+    def _key_from_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        if self.key is None:
+            return GLOBAL_KEY
+        bound = inspect.signature(self.run).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return _short("The key", self.key.format_map(bound.arguments))
+
+
+def _short(what: str, text: str) -> str:
+    """The text, which has room in its column: PostgreSQL would undo the caller's transaction over one that has not.
+
+    Raises:
+        TypeError: it is too long.
+    """
+    if len(text) > LONGEST_KEY:
+        raise TypeError(f"{what} {text[:40]!r}… has {len(text)} characters; it may have {LONGEST_KEY} at the most.")
+    return text
+
+
+#: Options about the message, which beat, the admin and Celery itself pass along. An operation needs no message.
+# fmt: off
+IGNORED_OPTIONS = frozenset(
+    {
+        "connection", "exchange", "headers", "ignore_result", "parent_id", "periodic_task_name", "priority",
+        "producer", "queue", "retry", "retry_policy", "root_id", "router", "routing_key", "serializer", "shadow",
+    }
+)
+# fmt: on
+
+
+def serial_task(
+    function: Callable[..., Any] | None = None,
+    *,
+    on: type[SerialModel] | None = None,
+    create: bool = False,
+    key: str | None = None,
+    external: bool = False,
+    on_failure: str = "continue",
+    **options: Any,
+) -> Any:
+    """Declare a serial task.
+
+    `on=Model`: the first argument is a primary key in the call and the row in the function, which changes the row's
+    fields and nothing else; `create=True` makes a missing row. `key="report:{account_id}"`: one order per key, filled
+    in from the arguments. Neither: one order for all calls of all such tasks. `external=True`: the function has
+    effects outside the database, and runs at least once, outside any transaction. `on_failure="block"`: a failure
+    holds the lane until somebody skips or retries it.
+
+    Raises:
+        TypeError: the options contradict each other or do not fit the function.
+    """
+
+    def declare(run: Callable[..., Any]) -> Any:
+        _check_declaration(run, on, key, create=create, external=external, on_failure=on_failure)
+        declared: Any = shared_task  # the stubs know no base= together with a function
+        task = declared(
+            run,
+            base=SerialTask,
+            on=on,
+            create=create,
+            key=key,
+            external=external,
+            blocks=on_failure == "block",
+            **options,
+        )
+        if on is not None:
+            on.serial_tasks.append(run.__name__)
+        return task
+
+    return declare if function is None else declare(function)
+
+
+def _check_declaration(
+    run: Callable[..., Any],
+    on: type[SerialModel] | None,
+    key: str | None,
+    *,
+    create: bool,
+    external: bool,
+    on_failure: str,
+) -> None:
+    name, parameters = run.__name__, inspect.signature(run).parameters
+    if on is not None and (key is not None or external):
+        raise TypeError(f"@serial_task {name}: on= gives the key and the row; leave out key= and external=.")
+    if on is not None and not (inspect.isclass(on) and issubclass(on, SerialModel)):
+        raise TypeError(f"@serial_task {name}: on= takes a subclass of SerialModel, not {on!r}.")
+    if on is not None and not parameters:
+        raise TypeError(f"@serial_task {name}: with on= the function takes the row first.")
+    if create and on is None:
+        raise TypeError(f"@serial_task {name}: create= goes with on=.")
+    if on_failure not in {"continue", "block"}:
+        raise TypeError(f"@serial_task {name}: on_failure= is 'continue' or 'block', not {on_failure!r}.")
+    fields = {
+        field.partition(".")[0].partition("[")[0]
+        for _, field, _, _ in Formatter().parse(key or "")
+        if field is not None
+    }
+    if missing := fields - set(parameters):
+        raise TypeError(f"@serial_task {name}: key={key!r} names {', '.join(sorted(missing))}, which it does not take.")

@@ -1,0 +1,96 @@
+"""Doorbells: the one message that says "this lane has work", sent once however many callers have some.
+
+A caller rings after its commit: whoever turns the flag from down to up sends the message. A drain puts the flag down
+before it reads. So an operation that a drain did not see has found the flag down, and somebody sends a message for it.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from celery import current_app
+from django.db import connection, transaction
+from django.db.models import F
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from tasks_app.errors import BrokerUnavailable
+from tasks_app.models import Doorbell
+from tasks_app.queues import SERIAL
+
+DRAIN = "tasks_app.serial.drain"
+SILENCE_SECONDS = 1.0
+logger = logging.getLogger(__name__)
+
+
+def ring_after_commit(lanes: Iterable[int]) -> None:
+    for lane in lanes:
+        # No partial: if it fails Django logs its name, and a partial has none. The caller's operation is safe by then.
+        transaction.on_commit(lambda lane=lane: ring(lane), robust=True)  # type: ignore[misc]
+
+
+def ring(lane: int) -> None:
+    """Send the lane's doorbell, unless one is on its way."""
+    with connection.cursor() as cursor:
+        # Reading first spares the write: on a busy lane the flag is up nearly always.
+        cursor.execute("SELECT 1 FROM tasks_app_doorbell WHERE lane_id = %s AND NOT rung", (lane,))
+        if cursor.fetchone() is None:
+            return
+        cursor.execute(
+            "UPDATE tasks_app_doorbell SET rung = %s, rung_at = %s, rings = 0 WHERE lane_id = %s AND NOT rung",
+            (True, adapted(timezone.now()), lane),
+        )
+        changed = cursor.rowcount
+    if changed:
+        send(lane)
+
+
+def send(lane: int) -> None:
+    """Send the message. If the broker is down the sweeper sends it later: the operation is safe in the ledger."""
+    if time.monotonic() < _Broker.silent_until:
+        return
+    try:
+        current_app.send_task(DRAIN, (lane,), queue=SERIAL.name, ignore_result=True, retry=False)
+    except (OperationalError, OSError, BrokerUnavailable) as error:
+        _Broker.silent_until = time.monotonic() + SILENCE_SECONDS
+        logger.warning("The doorbell of lane %s was not sent: %s. It is sent once the broker answers.", lane, error)
+
+
+class _Broker:
+    """After a failure nobody in this process tries again for a moment, so that callers do not wait for it one by
+    one.
+    """
+
+    silent_until = 0.0
+
+
+def answer(lane: int) -> tuple[int, int] | None:
+    """Put the flag down, and count this drain as dead until it commits.
+
+    Returns the deaths so far, this one included, and how many operations are to be run with care; None if there is no
+    such lane.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE tasks_app_doorbell SET rung = %s, rings = 0, deaths = deaths + 1 WHERE lane_id = %s "
+            "RETURNING deaths, careful",
+            (False, lane),
+        )
+        found = cursor.fetchone()
+    return (int(found[0]), int(found[1])) if found else None
+
+
+def not_dead(lane: int) -> None:
+    """Take back what `answer` counted: somebody else has the lane."""
+    Doorbell.objects.filter(pk=lane, deaths__gt=0).update(deaths=F("deaths") - 1)
+
+
+def alive(lane: int, careful: int) -> None:
+    """The drain commits, so it has not died."""
+    Doorbell.objects.filter(pk=lane).update(deaths=0, careful=careful)
+
+
+def adapted(moment: datetime) -> Any:
+    return connection.ops.adapt_datetimefield_value(moment)

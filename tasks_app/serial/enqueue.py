@@ -1,0 +1,162 @@
+"""Writing operations to the ledger, in the caller's transaction, and ringing their lanes after its commit."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any, NamedTuple, overload
+
+from celery.result import AsyncResult
+from django.db import connection, transaction
+from django.utils import timezone
+
+from tasks_app.errors import NotJson
+from tasks_app.models import LaneCount, lane_of
+from tasks_app.serial.doorbell import ring_after_commit
+
+PART = 5_000  # operations in one bulk insert
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+_COLUMNS = "task_id, lane, key, task, arguments, status, attempts, idempotency_key, not_before, enqueued_at"
+# The number of lanes that the caller counted with is checked by the very statement that inserts: an operation is
+# never put into a lane that its key has left.
+_COUNT_IS_RIGHT = "EXISTS (SELECT 1 FROM tasks_app_lanecount WHERE id = 1 AND count = %s)"
+_INSERT = (
+    f"INSERT INTO tasks_app_operation ({_COLUMNS}) "
+    f"SELECT %s, %s, %s, %s, %s, 'queued', 0, %s, %s, %s WHERE {_COUNT_IS_RIGHT} ON CONFLICT DO NOTHING"
+)
+_INSERT_MANY_POSTGRES = (
+    f"INSERT INTO tasks_app_operation ({_COLUMNS}) "
+    "SELECT part.task_id, part.lane, part.key, %s, part.arguments, 'queued', 0, NULL, NULL, %s "
+    "FROM unnest(%s::text[], %s::int[], %s::text[], %s::text[]) AS part(task_id, lane, key, arguments) "
+    f"WHERE {_COUNT_IS_RIGHT}"
+)
+
+
+class Call(NamedTuple):
+    """What an operation is for: its key, and the checked arguments."""
+
+    key: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def arguments(self) -> str:
+        try:
+            return _encode((self.args, self.kwargs))
+        except (TypeError, ValueError) as error:
+            raise NotJson(f"Arguments must be JSON: {error}. Pass keys, numbers, texts, lists and dicts.") from error
+
+
+class _LaneCount:
+    """The number of lanes, remembered by each process and read again when an insert finds that it has changed."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def get(self, *, fresh: bool = False) -> int:
+        if fresh or not self.value:
+            self.value = LaneCount.objects.values_list("count", flat=True).get(pk=1)
+        return self.value
+
+
+lane_count = _LaneCount()
+
+
+def enqueue(
+    task: str, call: Call, task_id: str | None, not_before: datetime | None, idempotency_key: str | None
+) -> str:
+    """Insert one operation; the id of its result, or of the one that came first with the same id or idempotency key."""
+    arguments, task_id, now = call.arguments(), task_id or str(uuid.uuid4()), timezone.now()
+    if not_before is not None and timezone.is_naive(not_before):
+        not_before = timezone.make_aware(not_before)
+    fresh = False
+    while True:
+        count = lane_count.get(fresh=fresh)
+        lane = lane_of(call.key, count)
+        row = (task_id, lane, call.key, task, arguments, idempotency_key, _adapted(not_before), _adapted(now), count)
+        with connection.cursor() as cursor:
+            cursor.execute(_INSERT, row)
+            if cursor.rowcount == 1:
+                break
+            if earlier := _earlier(task_id, idempotency_key):
+                return earlier
+        fresh = True  # the number of lanes has changed
+    if not_before is None:
+        ring_after_commit([lane])
+    return task_id
+
+
+def enqueue_many(task: str, calls: Iterable[Call], result: Callable[[str], AsyncResult[Any]]) -> "EnqueuedMany":
+    """Insert an operation per call, in one transaction and in parts; nothing if any call is wrong."""
+    prefix = uuid.uuid4().hex[:24]
+    remaining, lanes, total = iter(calls), set[int](), 0
+    with transaction.atomic():
+        while part := list(islice(remaining, PART)):
+            ids = [_id(prefix, number) for number in range(total, total + len(part))]
+            lanes.update(_insert_part(task, ids, part))
+            total += len(part)
+        ring_after_commit(sorted(lanes))
+    return EnqueuedMany(prefix, total, result)
+
+
+def _insert_part(task: str, ids: list[str], part: list[Call]) -> set[int]:
+    texts, fresh = [call.arguments() for call in part], False
+    while True:
+        count = lane_count.get(fresh=fresh)
+        lanes = [lane_of(call.key, count) for call in part]
+        now = _adapted(timezone.now())
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                keys = [call.key for call in part]
+                cursor.execute(_INSERT_MANY_POSTGRES, (task, now, ids, lanes, keys, texts, count))
+            else:
+                rows = zip(ids, lanes, part, texts, strict=True)
+                cursor.executemany(
+                    _INSERT, [(i, lane, call.key, task, text, None, None, now, count) for i, lane, call, text in rows]
+                )
+            if cursor.rowcount == len(part):
+                return set(lanes)
+        fresh = True
+
+
+def _earlier(task_id: str, idempotency_key: str | None) -> str | None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT task_id FROM tasks_app_operation WHERE task_id = %s OR idempotency_key = %s",
+            (task_id, idempotency_key),
+        )
+        found = cursor.fetchone()
+    return str(found[0]) if found else None
+
+
+def _adapted(moment: datetime | None) -> Any:
+    return connection.ops.adapt_datetimefield_value(moment)
+
+
+def _id(prefix: str, number: int) -> str:
+    return f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-{prefix[20:]}{number:08x}"
+
+
+class EnqueuedMany(Sequence[AsyncResult[Any]]):
+    """The results of `delay_many`, in the order of the calls. The ids are worked out, not stored."""
+
+    def __init__(self, prefix: str, length: int, result: Callable[[str], AsyncResult[Any]]) -> None:
+        self._prefix, self._length, self._result = prefix, length, result
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> AsyncResult[Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[AsyncResult[Any]]: ...
+    def __getitem__(self, index: int | slice) -> AsyncResult[Any] | Sequence[AsyncResult[Any]]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(self._length))]
+        return self._result(_id(self._prefix, range(self._length)[index]))
+
+    @property
+    def ids(self) -> Iterator[str]:
+        """The ids, one after the other."""
+        return (_id(self._prefix, number) for number in range(self._length))

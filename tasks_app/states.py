@@ -1,0 +1,46 @@
+"""The words for where a piece of work stands, and how Celery's states map to them."""
+
+from celery import states
+
+QUEUED = "queued"
+RUNNING = "running"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+CANCELLED = "cancelled"
+TIMED_OUT = "timed_out"
+LOST = "lost"
+
+#: Work in one of these will not change any more.
+FINISHED = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, LOST})
+
+#: Celery's name for the state of an operation; it has none of its own for work that is recorded and has not begun.
+TO_CELERY = {
+    QUEUED: "QUEUED",
+    RUNNING: states.STARTED,
+    SUCCEEDED: states.SUCCESS,
+    FAILED: states.FAILURE,
+    LOST: states.FAILURE,
+    TIMED_OUT: states.FAILURE,
+    CANCELLED: states.REVOKED,
+}
+
+_FROM_CELERY = {
+    "QUEUED": QUEUED,
+    states.PENDING: QUEUED,
+    states.RECEIVED: QUEUED,
+    states.RETRY: QUEUED,
+    states.STARTED: RUNNING,
+    states.SUCCESS: SUCCEEDED,
+    states.FAILURE: FAILED,
+    states.REVOKED: CANCELLED,
+}
+
+#: Celery's states by our word, for filters: {"queued": ["PENDING", …], …}.
+CELERY_STATES: dict[str, list[str]] = {}
+for _state, _word in _FROM_CELERY.items():
+    CELERY_STATES.setdefault(_word, []).append(_state)
+
+
+def word(celery_state: str) -> str:
+    """Our word for a state of Celery's; a task's own custom state counts as running."""
+    return _FROM_CELERY.get(celery_state, RUNNING)

@@ -1,0 +1,51 @@
+"""An entry's page: it triggers the work on its numbers, answers at once, and shows them when they arrive."""
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_required, permission_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+from django_celery_results.models import TaskResult
+from kombu.exceptions import OperationalError
+
+from tasks_app import states
+from tasks_app.errors import BrokerUnavailable
+from tasks_app.models import Entry
+from tasks_app.plain.broker import require_broker
+from tasks_app.workloads.visits import visit
+
+READ = "tasks_app.view_entry"
+
+
+@require_GET
+@login_required
+@permission_required(READ, raise_exception=True)
+@never_cache
+def entry(request: HttpRequest, pk: int) -> HttpResponse:
+    context: dict[str, Any] = {"entry": get_object_or_404(Entry, pk=pk)}
+    try:
+        require_broker()
+        context["task_id"] = visit(pk)
+    except (BrokerUnavailable, OperationalError) as error:
+        context["problem"] = f"This visit is not counted. {error}"
+    return render(request, "entry.html", context)
+
+
+@require_GET
+@login_required
+@permission_required(READ, raise_exception=True)
+@never_cache
+def numbers(request: HttpRequest, pk: int) -> HttpResponse:
+    """The entry's numbers, and whether the visit with the given task id is still at work on them."""
+    task_id = request.GET.get("task", "")
+    task = TaskResult.objects.filter(task_id=task_id).only("status").first()
+    state = states.word(task.status) if task else states.QUEUED
+    context = {
+        "entry": get_object_or_404(Entry, pk=pk),
+        "task_id": task_id,
+        "waiting": bool(task_id) and state not in states.FINISHED,
+        "failed": state == states.FAILED,
+    }
+    return render(request, "fragments/numbers.html", context)

@@ -1,0 +1,20 @@
+"""The addresses of the pages for people who start work."""
+
+from django.templatetags.static import static
+from django.urls import path
+from django.views.generic import RedirectView
+
+from tasks_app.web import entries, home, samples
+
+urlpatterns = [
+    path("", home.home, name="home"),
+    path("start/<slug:slug>/", home.start, name="start"),
+    path("runs/<uuid:pk>/", home.run, name="run"),
+    path("system/", home.system, name="system"),
+    path("healthz", home.healthz, name="healthz"),
+    path("entries/<int:pk>/", entries.entry, name="entry"),
+    path("entries/<int:pk>/numbers/", entries.numbers, name="entry_numbers"),
+    path("favicon.ico", RedirectView.as_view(url=static("favicon.svg"))),  # pages without a head of their own ask
+    path("samples/", samples.index, name="samples"),
+    path("samples/<slug:name>/", samples.sample, name="sample"),
+]

@@ -1,0 +1,67 @@
+"""Serial tasks whose histories can be judged, and the producers that call them."""
+
+import os
+import time
+from pathlib import Path
+
+from django.db import Error, connection
+
+from tasks_app.models import Counter
+from tasks_app.serial import serial_task
+from tasks_app.tasks import increment_value, read_value
+
+SHARED = [f"shared-{number}" for number in range(5)]
+
+
+@serial_task(on=Counter, create=True)
+def follow(counter: Counter, number: int) -> int:
+    """Only `number` after `number - 1`: anything lost, doubled or out of order fails, and so does all that follows."""
+    if counter.value != number - 1:
+        raise ValueError(f"{number} came after {counter.value}")
+    counter.value = number
+    return number
+
+
+@serial_task(on=Counter, create=True)
+def dies(counter: Counter) -> None:
+    os._exit(1)
+
+
+@serial_task(key="external:{name}", external=True)
+def note_and_wait(name: str, path: str, seconds: float) -> str:
+    """Leaves a line outside the database, then takes its time."""
+    with Path(path).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    time.sleep(seconds)
+    return name
+
+
+def produce(index: int, seconds: float, ledger: str) -> None:
+    """Call tasks for a while. Each acknowledged call is a line in the file `ledger`: id, task, key, number.
+
+    A call that fails may have been written or not, so it is made again with the same id until it is acknowledged.
+    """
+    own, number, end = f"own-{index}", 0, time.monotonic() + seconds
+    with Path(ledger).open("w", buffering=1) as file:
+        while time.monotonic() < end:
+            number += 1
+            shared = SHARED[number % len(SHARED)]
+            for task, key, args in (
+                (follow, own, (own, number)),
+                (increment_value, shared, (shared,)),
+                (read_value, own, (own,)),
+            ):
+                task_id = f"{index}-{number}-{task.name.rpartition('.')[2]}"
+                call_until_acknowledged(task, args, task_id)
+                file.write(f"{task_id} {task.name.rpartition('.')[2]} {key} {number}\n")
+
+
+def call_until_acknowledged(task: object, args: tuple[object, ...], task_id: str) -> None:
+    while True:
+        try:
+            task.apply_async(args, task_id=task_id)  # type: ignore[attr-defined]
+        except Error:
+            connection.close()
+            time.sleep(0.2)
+        else:
+            return

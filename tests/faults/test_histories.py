@@ -1,0 +1,96 @@
+"""Histories of lanes under faults, judged by small models: a counter, a register, and a sequence."""
+
+import itertools
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import COLUMNS
+from tests.faults.nemesis import FROZEN_SECONDS, Nemesis
+from tests.servers import Postgres, wait_for
+from tests.system import MANAGE, ROOT, System, nothing_is_left
+
+SECONDS = float(os.environ.get("FAULTS_SECONDS", "12"))
+PRODUCERS = 3
+WAITING = """
+from tasks_app.models import Operation
+answer = Operation.objects.filter(status__in=["queued", "running"]).count()"""
+OUTCOME = """
+from tasks_app.models import Counter, Operation
+rows = Operation.objects.order_by("id").values_list("id", "task_id", "task", "key", "status", "result")
+answer = {"operations": list(rows), "counters": dict(Counter.objects.values_list("name", "value"))}"""
+
+
+@pytest.mark.timeout(SECONDS * 2 + 240)
+@pytest.mark.parametrize("column", COLUMNS)
+def test_nothing_is_lost_doubled_or_out_of_order(
+    column: str,
+    make_system: Callable[[str], System],
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    system, postgres = make_system(column), None
+    with ExitStack() as stack:
+        if column == "postgres-rabbitmq":  # a database of its own, for it is restarted
+            postgres = Postgres(tmp_path_factory.mktemp("restarted"))
+            stack.callback(postgres.stop)
+            system.environment["DATABASE_URL"] = postgres.url()
+            assert system.manage("migrate").returncode == 0
+        system.environment["SERIAL_FROZEN_SECONDS"] = str(FROZEN_SECONDS)
+        seed = random.randrange(2**32)
+        nemesis = Nemesis(system, postgres, seed, stack)
+        producers = [start_producer(system, index) for index in range(PRODUCERS)]
+        nemesis.rage(SECONDS)
+        for producer, _ in producers:
+            assert producer.wait(60) == 0
+        wait_for(lambda: system.python(WAITING) == 0, f"everything has been done (seed {seed})", 90)
+        acknowledged = [line.split() for _, path in producers for line in path.read_text().splitlines()]
+        report = judge(acknowledged, system.python(OUTCOME))
+    with capsys.disabled():
+        sys.stdout.write(f"\n{column}, seed {seed}, {SECONDS:.0f} s: {report}; nemesis: {nemesis.done}\n")
+    assert report["acknowledged"] > 100
+    assert {report[what] for what in ("lost", "doubled", "out of order", "failed")} == {0}, report
+    nothing_is_left(system.folder)
+
+
+def start_producer(system: System, index: int) -> "tuple[subprocess.Popen[bytes], Path]":
+    path = system.folder.parent / f"{system.folder.parent.name}-producer-{index}"
+    code = f"from tests.faults.tasks import produce; produce({index}, {SECONDS}, {str(path)!r})"
+    command = [*MANAGE, "shell", "--no-imports", "-v0", "-c", code]
+    output = path.with_suffix(".log").open("wb")
+    process = subprocess.Popen(command, env=system.env, cwd=ROOT, stdout=output, stderr=output)
+    output.close()
+    return process, path
+
+
+def judge(acknowledged: list[list[str]], outcome: dict[str, Any]) -> dict[str, int]:
+    """Count what went wrong. Every call was acknowledged in the end, so the ledger holds exactly those."""
+    rows = {row[1]: row for row in outcome["operations"]}
+    succeeded = [row for row in outcome["operations"] if row[4] == "succeeded"]
+    report = {
+        "acknowledged": len(acknowledged),
+        "lost": sum(line[0] not in rows for line in acknowledged),
+        "failed": len(rows) - len(succeeded),
+        "doubled": len(outcome["operations"]) - len(rows),
+        "out of order": 0,
+    }
+    # The counter: each value was reached by exactly one increment, and later calls reached larger ones.
+    for key in {line[2] for line in acknowledged if line[1] == "increment_value"}:
+        values = [int(row[5]) for row in succeeded if row[3].endswith(f":{key}")]
+        report["doubled"] += len(values) - len(set(values))
+        report["lost"] += abs(outcome["counters"][key] - len(values))
+        report["out of order"] += sum(after <= before for before, after in itertools.pairwise(values))
+    # The sequence and the register: each producer's own calls in their order, each read after its write.
+    for index in range(PRODUCERS):
+        mine = [line for line in acknowledged if line[2] == f"own-{index}"]
+        ids = [rows[line[0]][0] for line in mine if line[0] in rows]
+        report["out of order"] += sum(after <= before for before, after in itertools.pairwise(ids))
+        report["out of order"] += sum(int(rows[line[0]][5] or 0) != int(line[3]) for line in mine if line[0] in rows)
+    return report

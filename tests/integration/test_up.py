@@ -1,0 +1,173 @@
+"""`manage.py up`: one command runs everything, says what happens to it, and leaves nothing behind."""
+
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from tests.servers import wait_for
+from tests.system import Running, System, left_running
+
+PARTS = {
+    "broker": "project.embedded",
+    "serial": "--hostname=serial@",
+    "high": "--hostname=high@",
+    "cpu": "--hostname=cpu@",
+    "io": "--hostname=io@",
+    "isolated": "--hostname=isolated@",
+    "beat": "celery beat",
+    "flower": "celery flower",
+    "web": "gunicorn",
+}
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_up_runs_one_process_per_part_and_says_where(sqlite_system: System) -> None:
+    with sqlite_system.up() as up:
+        for words in PARTS.values():
+            assert up.child(words).is_running()
+        said, state = up.output(), up.state()
+        for part in PARTS:
+            assert f"\n{part} " in said
+        assert state["web"] in said
+        assert state["flower"] in said
+        assert status(state["web"] + "/login/") == 200
+        assert status(state["flower"] + "/") == 401  # basic authentication
+        flower = psutil.Process(up.child(PARTS["flower"]).pid)
+        assert {c.laddr.ip for c in flower.net_connections() if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
+
+
+def test_first_up_creates_an_admin_and_prints_the_password_once(sqlite_system: System) -> None:
+    with sqlite_system.up("--no-workers", "--no-beat", "--no-flower") as up:
+        assert up.output().count("Sign in as admin with password") == 1
+        password = up.output().partition("with password ")[2].split()[0]
+        answer = f"""
+from django.contrib.auth import authenticate
+answer = authenticate(username="admin", password={password!r}).is_superuser"""
+        assert sqlite_system.python(answer) is True
+    with sqlite_system.up("--no-workers", "--no-beat", "--no-flower") as up:
+        assert "Sign in as" not in up.output()
+
+
+def test_stopping_takes_less_than_ten_seconds_and_leaves_no_process(system: System) -> None:
+    with system.up() as up:
+        members = up.descendants()
+        assert len(members) > 10
+        system.python("from tasks_app.tasks import call_stuck_partner\nanswer = call_stuck_partner.delay(1).id")
+        started = time.monotonic()
+        up.popen.send_signal(signal.SIGINT)
+        assert up.popen.wait(10) == 0
+        assert time.monotonic() - started < 10
+        assert "Everything has stopped." in up.output()
+        wait_for(lambda: not any(alive(member) for member in members), "all of them are gone", 1)
+        assert left_running(system.folder) == []
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_kill_any_process_and_it_is_said_and_started_again(part: str, killable: Running) -> None:
+    words = PARTS[part]
+    victim = killable.child(words)
+    before = killable.output().count(f"{part:<8} ended unexpectedly")
+    victim.kill()
+    wait_for(
+        lambda: killable.output().count(f"{part:<8} ended unexpectedly (killed by signal 9, SIGKILL)") == before + 1,
+        f"{part} is reported",
+    )
+    wait_for(lambda: [c for c in killable.process.children() if words in " ".join(c.cmdline())], f"{part} is back")
+    assert killable.child(words).pid != victim.pid
+
+
+def test_kill_the_valkey_server_and_work_goes_on(killable: Running) -> None:
+    server = next(p for p in killable.descendants() if "valkey-server" in p.name())
+    server.kill()
+    wait_for(lambda: "The broker ended unexpectedly (killed by signal 9, SIGKILL)" in killable.output(), "it is said")
+    code = "from tasks_app.tasks import increment_value\nanswer = increment_value.delay('after').get(timeout=30)"
+    assert killable.system.python(code) == 1
+
+
+@pytest.mark.parametrize(("part", "said"), [("cpu", "signal 9 (SIGKILL)"), ("web", "SIGKILL")])
+def test_kill_a_process_of_a_pool_and_it_is_said_and_replaced(part: str, said: str, killable: Running) -> None:
+    pool = killable.child(PARTS[part])
+    victim, before = pool.children()[0], killable.output().count(said)
+    victim.kill()
+    wait_for(lambda: killable.output().count(said) > before, f"the death of a process of {part} is reported")
+    wait_for(lambda: any(child.pid != victim.pid for child in pool.children()), f"{part} has a new one")
+
+
+@pytest.fixture(scope="module")
+def killable(make_system: Callable[[str], System]) -> Iterator[Running]:
+    """One running system for all tests that kill a part of it."""
+    with make_system("sqlite-valkey").up() as up:
+        yield up
+
+
+def test_kill_up_itself_and_nothing_stays(sqlite_system: System) -> None:
+    with sqlite_system.up() as up:
+        os.kill(up.process.pid, signal.SIGKILL)
+        up.popen.wait()
+        wait_for(lambda: not left_running(sqlite_system.folder), "nothing is left", 15)
+
+
+def test_a_second_up_says_that_one_is_running(sqlite_system: System) -> None:
+    with sqlite_system.up("--no-workers", "--no-beat", "--no-flower") as up:
+        second = sqlite_system.manage("up", "--port=0")
+        assert second.returncode == 1
+        assert f"already running at {up.state()['web']} (process {up.process.pid})" in second.stderr
+        assert up.alive()
+
+
+def test_named_workers_share_the_parallel_queues(system: System) -> None:
+    with system.up("--workers=w1,w2", "--no-beat", "--no-flower", "--no-web") as up:
+        assert up.state()["workers"] == 4
+        queues = system.python("""
+from celery import current_app
+found = current_app.control.inspect(timeout=3).active_queues()
+answer = {name.partition("@")[0]: sorted(q["name"] for q in queues) for name, queues in found.items()}""")
+    parallel = ["cpu", "high", "io"]
+    assert queues == {"serial": ["serial"], "isolated": ["isolated"], "w1": parallel, "w2": parallel}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--workers=w1,w1"], "give different names"),
+        (["--workers=w 1"], "give different names"),
+        (["--port=99999999"], "Choose another with --port"),
+    ],
+)
+def test_wrong_options_are_refused_in_a_sentence(sqlite_system: System, options: list[str], sentence: str) -> None:
+    refused = sqlite_system.manage("up", *options)
+    assert refused.returncode == 1
+    assert sentence in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_broker_or_database_that_is_down_is_named(sqlite_system: System) -> None:
+    secret = "x" * 60
+    refused = sqlite_system.manage("up", "--port=0", CELERY_BROKER_URL="amqp://127.0.0.1:1//", SECRET_KEY=secret)
+    assert refused.returncode == 1
+    assert "CELERY_BROKER_URL" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    refused = sqlite_system.manage("up", "--port=0", DATABASE_URL="postgres://a:b@127.0.0.1:1/c", SECRET_KEY=secret)
+    assert refused.returncode == 1
+    assert "DATABASE_URL" in refused.stderr
+    assert "Traceback" not in refused.stderr

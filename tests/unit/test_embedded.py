@@ -1,0 +1,316 @@
+"""The embedded broker: one server for all who use it, there as long as any of them; when it dies nothing is lost."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from kombu import Connection
+
+from project.embedded import LONGEST_SOCKET_PATH, EmbeddedBroker, Keeper
+from tasks_app.errors import BrokerUnavailable
+from tests.servers import wait_for
+from tests.system import ROOT, left_running
+
+USER = """
+import pathlib, sys
+from project.embedded import EmbeddedBroker
+broker = EmbeddedBroker(pathlib.Path(sys.argv[1]))
+broker.attach()
+print("attached", flush=True)
+sys.stdin.read()
+"""
+PARENT = """
+import os, pathlib, sys
+from project.embedded import EmbeddedBroker
+broker = EmbeddedBroker(pathlib.Path(sys.argv[1]))
+broker.attach()
+if os.fork() == 0:
+    broker.attach()
+    print("attached", flush=True)
+    sys.stdin.read()
+"""
+
+
+class User:
+    """A process that uses the broker in `folder` until it is told to leave."""
+
+    def __init__(self, folder: Path, code: str = USER) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def wait(self) -> None:
+        assert self.process.stdout
+        assert self.process.stdout.readline() == "attached\n"
+
+    def leave(self) -> None:
+        self.process.communicate()
+
+
+Use = Callable[..., User]
+
+
+@pytest.fixture
+def use(short_folder: Path) -> Iterator[Use]:
+    """Starts processes that use a broker; afterwards they leave, and nothing of it is left running."""
+    with ExitStack() as stack:
+        stack.callback(wait_for, lambda: not left_running(short_folder), f"nothing runs in {short_folder}", 10)
+
+        def start(folder: Path = short_folder, code: str = USER) -> User:
+            user = User(folder, code)
+            stack.callback(user.leave)
+            return user
+
+        yield start
+
+
+def started(use: Use, folder: Path) -> tuple[EmbeddedBroker, User]:
+    user = use(folder)
+    user.wait()
+    return EmbeddedBroker(folder), user
+
+
+def servers(folder: Path) -> list[psutil.Process]:
+    return processes("valkey-server", str(folder))
+
+
+def keepers(folder: Path) -> list[psutil.Process]:
+    return processes("-m project.embedded", str(folder))
+
+
+def processes(*words: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = " ".join(process.cmdline())
+            if all(word in line for word in words) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@contextmanager
+def client(broker: EmbeddedBroker) -> Iterator[redis.Redis]:
+    with redis.Redis(unix_socket_path=str(broker.socket_path)) as found:
+        yield found
+
+
+# --- Coming and going --------------------------------------------------------------------------------------------
+
+
+def test_several_processes_that_attach_at_once_share_one_server(use: Use, short_folder: Path) -> None:
+    users = [use() for _ in range(4)]
+    for user in users:
+        user.wait()
+
+    assert EmbeddedBroker(short_folder).answers()
+    assert len(servers(short_folder)) == 1
+    wait_for(lambda: len(keepers(short_folder)) == 1, "one keeper is at work", 5)
+
+
+def test_the_broker_ends_after_its_last_user_and_not_before_and_keeps_what_it_was_given(
+    use: Use, short_folder: Path
+) -> None:
+    broker, first = started(use, short_folder)
+    _, second = started(use, short_folder)
+    (server,) = servers(short_folder)
+
+    first.leave()
+    with client(broker) as connection:
+        connection.rpush("messages", "kept")
+    second.process.kill()
+    wait_for(lambda: not left_running(short_folder), "the server and its keeper are gone", 5)
+    assert not server.is_running()
+    assert not broker.answers()
+    started(use, short_folder)
+    with client(broker) as connection:
+        assert connection.lrange("messages", 0, -1) == [b"kept"]
+
+
+def test_a_forked_process_is_a_user_of_its_own(use: Use, short_folder: Path) -> None:
+    parent = use(code=PARENT)
+    parent.wait()
+    parent.process.wait()  # the fork still reads what the parent was given to read
+    (keeper,) = keepers(short_folder)
+
+    with client(EmbeddedBroker(short_folder)) as connection:
+        assert connection.ping()
+    assert keeper.is_running()
+
+
+def test_a_killed_server_comes_back_with_what_was_acknowledged(use: Use, short_folder: Path) -> None:
+    broker, _ = started(use, short_folder)
+    with client(broker) as connection:
+        for number in range(100):
+            connection.rpush("messages", number)
+        durability = connection.config_get("append*")
+        assert (durability["appendonly"], durability["appendfsync"]) == ("yes", "everysec")
+    (server,) = servers(short_folder)
+
+    server.send_signal(signal.SIGKILL)
+    wait_for(lambda: not server.is_running() and broker.answers(), "another server answers", 10)
+    with client(broker) as connection:
+        assert connection.lrange("messages", 0, -1) == [str(number).encode() for number in range(100)]
+    assert "The broker ended unexpectedly (killed by signal 9, SIGKILL)" in broker.log.read_text()
+
+
+def test_a_killed_keeper_takes_its_server_along_and_the_next_user_starts_another(use: Use, short_folder: Path) -> None:
+    broker, _ = started(use, short_folder)
+    with client(broker) as connection:
+        connection.rpush("messages", "kept")
+    (keeper,) = keepers(short_folder)
+
+    keeper.send_signal(signal.SIGKILL)
+    wait_for(lambda: not servers(short_folder), "the server is gone", 5)
+    started(use, short_folder)
+    with client(broker) as connection:
+        assert connection.lrange("messages", 0, -1) == [b"kept"]
+
+
+def test_a_server_that_outlived_its_keeper_is_replaced_and_not_left_running(use: Use, short_folder: Path) -> None:
+    broker = EmbeddedBroker(short_folder)
+    broker.prepare()
+    orphan = subprocess.Popen(Keeper(broker, stand_by=False)._server_command())
+    try:
+        wait_for(broker.answers, "the server answers", 10)
+        with client(broker) as connection:
+            connection.rpush("messages", "kept")
+
+        started(use, short_folder)
+        assert orphan.wait(10) == 0
+    finally:
+        orphan.kill()
+        orphan.wait()
+    wait_for(broker.answers, "another server answers", 10)
+    with client(broker) as connection:
+        assert connection.lrange("messages", 0, -1) == [b"kept"]
+
+
+def test_a_second_keeper_waits_for_its_turn_only_if_told_to(use: Use, short_folder: Path) -> None:
+    broker, _ = started(use, short_folder)
+
+    at_once = subprocess.run(broker.keeper_command(stand_by=False), cwd=ROOT, check=False, timeout=10)
+    assert at_once.returncode == 0
+    waiting = subprocess.Popen(broker.keeper_command(stand_by=True), cwd=ROOT)
+    try:
+        (keeper,) = [found for found in keepers(short_folder) if found.pid != waiting.pid]
+        keeper.send_signal(signal.SIGKILL)
+        wait_for(lambda: psutil.Process(waiting.pid).children(), "the one that waited runs a server", 10)
+        wait_for(broker.answers, "it answers", 10)
+        waiting.terminate()
+        assert waiting.wait(10) == 0
+    finally:
+        waiting.kill()
+        waiting.wait()
+
+
+def test_a_broker_that_cannot_start_is_said_in_a_sentence(short_folder: Path) -> None:
+    (short_folder / "appendonlydir").write_text("in the way")
+    code = (
+        f"import project.embedded as e; e.START_SECONDS = 0.6; e.EmbeddedBroker(e.Path({str(short_folder)!r})).attach()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert f"did not start within 1 s. Look into {short_folder / 'log'}, or set CELERY_BROKER_URL" in done.stderr
+    wait_for(lambda: not left_running(short_folder), "nothing is left running", 10)
+
+
+# --- Where it is -------------------------------------------------------------------------------------------------
+
+
+def test_the_socket_is_in_the_folder_if_its_path_is_short_enough(short_folder: Path) -> None:
+    broker = EmbeddedBroker(short_folder)
+
+    assert broker.socket_path == short_folder / "valkey.sock"
+    assert broker.url == f"redis+socket://{short_folder}/valkey.sock"
+
+
+def test_a_long_folder_gets_a_short_private_one_for_its_socket(use: Use, short_folder: Path) -> None:
+    folder = short_folder / ("long" * 30)
+    broker, user = started(use, folder)
+    try:
+        assert broker.answers()
+        assert len(os.fsencode(broker.socket_path)) <= LONGEST_SOCKET_PATH
+        assert broker.socket_path == EmbeddedBroker(folder).socket_path
+        assert broker.socket_path != EmbeddedBroker(short_folder / ("other" * 30)).socket_path
+        assert stat.S_IMODE(broker.socket_path.parent.stat().st_mode) == 0o700
+        with Connection(broker.url) as connection:
+            connection.ensure_connection(max_retries=1)
+    finally:
+        user.leave()
+        wait_for(lambda: not left_running(folder), "the broker is gone", 10)
+        broker.socket_path.unlink(missing_ok=True)
+        broker.socket_path.parent.rmdir()
+
+
+def test_a_folder_with_an_odd_name_works_and_nobody_else_can_read_what_is_in_it(use: Use, short_folder: Path) -> None:
+    folder = short_folder / "with space, per%41cent; hash#mark?"
+    folder.mkdir(mode=0o777)
+    broker, _ = started(use, folder)
+
+    with Connection(broker.url) as connection:
+        connection.ensure_connection(max_retries=1)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(broker.socket_path.stat().st_mode) == 0o700
+
+
+def test_a_folder_of_another_user_is_refused(short_folder: Path) -> None:
+    foreign = Path("/")
+    if os.getuid() == 0:
+        foreign = short_folder / "foreign"
+        foreign.mkdir()
+        os.chown(foreign, 12345, 12345)
+
+    with pytest.raises(BrokerUnavailable, match=rf"{foreign} belongs to another user. Set VAR_DIR"):
+        EmbeddedBroker(foreign).prepare()
+
+
+def test_a_link_that_another_user_has_put_in_the_way_is_refused(short_folder: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can make a link that belongs to another user")
+    mine, link = short_folder / "mine", short_folder / "link"
+    mine.mkdir(mode=0o755)
+    link.symlink_to(mine)
+    os.lchown(link, 12345, 12345)
+
+    with pytest.raises(BrokerUnavailable, match="belongs to another user"):
+        EmbeddedBroker(link).prepare()
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o755
+
+
+# --- Whether it answers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "answers"),
+    [(b"+PONG\r\n", True), (b"-LOADING Valkey is loading the dataset in memory\r\n", False), (b"", False)],
+)
+def test_only_a_server_that_takes_commands_answers(reply: bytes, answers: bool, short_folder: Path) -> None:
+    broker = EmbeddedBroker(short_folder)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(broker.socket_path))
+        assert not broker.answers()  # nobody listens yet
+        listener.listen()
+        with ThreadPoolExecutor(1) as pool:
+            answered = pool.submit(broker.answers)
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(16) == b"PING\r\n"
+                connection.sendall(reply)
+            assert answered.result() is answers
+    assert not broker.answers()  # only the file is left

@@ -1,0 +1,259 @@
+"""The odd cases of a drain: tasks it does not know, operations that kill their process, drains that meet."""
+
+import sys
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.db import connection
+
+from tasks_app.models import Counter, Doorbell, Lane, LaneCount, Operation
+from tasks_app.serial import doorbell, external, lanes, ledger, serial_task
+from tasks_app.serial.apply import Applier
+from tasks_app.serial.drain import BATCH, MOST_DEATHS, Drain
+from tasks_app.serial.testing import run_operations
+from tasks_app.tasks import increment_value
+from tests.lanes_app.tables import Document, lane, operation
+
+pytestmark = pytest.mark.django_db
+COUNTER = "drained"
+
+
+@serial_task(on=Document)
+def append(document: Document, word: str) -> int:
+    document.words.append(word)
+    return len(document.words)
+
+
+@pytest.fixture
+def mine() -> int:
+    return lane(Counter.key_of(COUNTER))
+
+
+def expire_claims() -> None:
+    Operation.objects.filter(status="running").update(owner_until="2000-01-01T00:00:00Z")
+
+
+class Killed(BaseException):
+    """The end of the process."""
+
+
+# --- Unknown tasks --------------------------------------------------------------------------------------------------
+
+
+def forget_the_task(number: int) -> None:
+    """As if this deployment did not have the task of operation `number` (from 0)."""
+    Operation.objects.filter(pk=Operation.objects.order_by("id")[number].pk).update(task="tasks_app.tasks.newer")
+
+
+def test_an_operation_of_an_unknown_task_fails_in_a_sentence() -> None:
+    results = [increment_value.delay(COUNTER) for _ in range(3)]
+    forget_the_task(1)
+
+    assert run_operations() == 3
+
+    assert [results[0].get(), results[2].get()] == [1, 2]
+    assert str(results[1].result) == (
+        "This deployment has no serial task called tasks_app.tasks.newer. Deploy it, then retry the operation."
+    )
+
+
+def test_an_operation_of_an_unknown_task_waits_for_a_newer_worker(settings: LazySettings) -> None:
+    settings.SERIAL_UNKNOWN_TASKS = "wait"
+    results = [increment_value.delay(COUNTER) for _ in range(3)]
+    forget_the_task(1)
+
+    assert run_operations() == 1
+    assert run_operations() == 0
+    assert [result.state for result in results] == ["SUCCESS", "QUEUED", "QUEUED"]
+
+    Operation.objects.filter(status="queued").update(task=increment_value.name)  # now it is deployed
+    assert run_operations() == 2
+    assert results[2].get() == 3
+
+
+def test_a_plain_task_is_not_a_serial_one() -> None:
+    result = increment_value.delay(COUNTER)
+    Operation.objects.update(task="tasks_app.tasks.fibonacci")
+
+    run_operations()
+
+    assert "has no serial task called tasks_app.tasks.fibonacci" in str(result.result)
+
+
+# --- Operations that kill their process -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operation that adds 666 kills the process that runs it."""
+    run = Applier.apply
+
+    def apply(applier: Applier, number: int) -> object:
+        if "666" in applier._todo[number][0].arguments:
+            raise Killed
+        return run(applier, number)
+
+    monkeypatch.setattr(Applier, "apply", apply)
+
+
+def drain_until_nothing_waits(number: int) -> int:
+    """Answer the doorbell of a lane again and again, as a worker's processes do that die; how many of them died."""
+    for deaths in range(20):
+        try:
+            answered = doorbell.answer(number)
+            assert answered is not None
+            while Drain(number, *answered).run():
+                answered = doorbell.answer(number) or answered
+        except Killed:
+            expire_claims()
+        else:
+            return deaths
+    raise AssertionError("nothing helped")
+
+
+@pytest.mark.usefixtures("poison")
+def test_an_operation_that_kills_its_process_is_given_up_and_its_neighbours_are_kept(mine: int) -> None:
+    results = increment_value.delay_many((COUNTER, by) for by in [1, 2, 666, 3, 4])
+
+    deaths = drain_until_nothing_waits(mine)
+
+    assert deaths == MOST_DEATHS + 1  # the first of them, within a batch, might have been anybody's fault
+    assert [result.state for result in results] == ["SUCCESS", "SUCCESS", "FAILURE", "SUCCESS", "SUCCESS"]
+    assert Counter.objects.get().value == 10
+    lost = operation(results[2])
+    assert (lost.status, lost.attempts) == ("lost", MOST_DEATHS + 1)
+    assert "The process died 3 times while it ran this operation" in str(results[2].result)
+    assert {operation(results[number]).attempts for number in (0, 1, 3, 4)} == {1}
+
+
+@pytest.mark.usefixtures("poison")
+def test_two_operations_that_kill_their_process_are_both_given_up(mine: int) -> None:
+    results = increment_value.delay_many((COUNTER, by) for by in [666, 1, 666, 2])
+
+    drain_until_nothing_waits(mine)
+
+    assert [operation(result).status for result in results] == ["lost", "succeeded", "lost", "succeeded"]
+
+
+@pytest.mark.usefixtures("poison")
+def test_once_it_is_mended_it_can_be_run_again(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = increment_value.delay(COUNTER, 666)
+    drain_until_nothing_waits(mine)
+    monkeypatch.undo()
+
+    lanes.retry_operation(operation(result).pk)
+    run_operations()
+
+    assert result.get() == 666
+    assert operation(result).attempts == 1
+
+
+def test_who_dies_for_another_reason_costs_nobody_anything(mine: int) -> None:
+    """Deploys and lack of memory kill processes, too: whatever ran then runs again."""
+    results = [increment_value.delay(COUNTER) for _ in range(3)]
+    for _ in range(10):  # these died before their first commit
+        doorbell.answer(mine)
+
+    answered = doorbell.answer(mine)
+    assert answered is not None
+    drain = Drain(mine, *answered)
+    assert drain.careful
+    drain.run()
+
+    assert [result.get() for result in results] == [1, 2, 3]
+    assert Doorbell.objects.get(pk=mine).deaths == 0
+    assert Doorbell.objects.get(pk=mine).careful == BATCH - 3
+
+
+def test_care_comes_to_an_end(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[Drain.__module__], "BATCH", 4)
+    for _ in range(10):
+        increment_value.delay(COUNTER)
+    drain = Drain(mine, deaths=2, careful=0)
+    drain.run()
+
+    assert (drain.applied, drain.careful, Counter.objects.get().value) == (10, 0, 10)
+    assert Doorbell.objects.get(pk=mine).careful == 0
+
+
+# --- Drains that meet -----------------------------------------------------------------------------------------------
+
+
+def test_doorbells_answered_at_once_are_no_deaths(mine: int) -> None:
+    """Ten processes answer before the first of them has the lock; the last one gets it."""
+    result = increment_value.delay(COUNTER)
+    answers = [doorbell.answer(mine) for _ in range(10)]
+
+    for answered in reversed(answers):
+        assert answered is not None
+        Drain(mine, *answered).run()
+
+    assert (result.state, result.get(), operation(result).attempts) == ("SUCCESS", 1, 1)
+
+
+def test_a_careful_drain_that_was_overtaken_leaves_the_operation_to_who_overtook_it(
+    mine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was frozen between its claim and the lock, for longer than the claim holds."""
+    results = [increment_value.delay(COUNTER) for _ in range(2)]
+    is_still_ours = external.is_still_ours
+    overtaken: list[Any] = []
+
+    def overtake(claim: external.Claim) -> bool:
+        if not overtaken:
+            overtaken.append(claim)
+            expire_claims()
+            Drain(mine, deaths=2, careful=0).run()
+        return is_still_ours(claim)
+
+    monkeypatch.setattr(external, "is_still_ours", overtake)
+    drain = Drain(mine, deaths=2, careful=0)
+    drain.run()
+
+    assert drain.applied == 0
+    assert [result.get() for result in results] == [1, 2]
+    assert Counter.objects.get().version == 2
+
+
+def test_a_lane_that_is_paused_blocked_or_gone_is_left_alone(mine: int) -> None:
+    result = increment_value.delay(COUNTER)
+    for values in ({"paused": True}, {"paused": False, "blocked_by": 1}):
+        Lane.objects.filter(pk=mine).update(**values)
+        assert Drain(mine, deaths=1, careful=0).run() is False
+    assert Drain(4711, deaths=1, careful=0).run() is False
+    assert result.state == "QUEUED"
+
+
+def test_the_number_of_lanes_is_looked_up_under_the_lock(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have changed since the drain began."""
+    lock = ledger.lock
+    seen: list[Any] = []
+    prepare = Applier.prepare
+
+    def change_then_lock(number: int) -> bool | None:
+        if not seen:
+            lanes.resize(1)
+        return lock(number)
+
+    def look(applier: Applier, batch: list[object]) -> None:
+        seen.append(applier.lanes)
+        prepare(applier, batch)  # type: ignore[arg-type]
+
+    increment_value.delay(COUNTER)
+    monkeypatch.setattr(ledger, "lock", change_then_lock)
+    monkeypatch.setattr(Applier, "prepare", look)
+    Drain(0, deaths=0, careful=0).run()
+
+    assert seen == [1]
+    assert LaneCount.objects.get().count == 1
+
+
+def test_a_process_that_is_silent_in_a_batch_loses_the_lane(settings: LazySettings, mine: int) -> None:
+    settings.SERIAL_FROZEN_SECONDS = 7
+    assert ledger.lock(mine) is True
+
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW idle_in_transaction_session_timeout")
+            assert cursor.fetchone() == ("7s",)
