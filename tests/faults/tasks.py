@@ -37,7 +37,8 @@ def note_and_wait(name: str, path: str, seconds: float) -> str:
 
 
 def produce(index: int, seconds: float, ledger: str) -> None:
-    """Call tasks for a while. Each acknowledged call is a line in the file `ledger`: id, task, key, number.
+    """Call tasks for a while. Each acknowledged call is a line in the file `ledger`: id, task, key, number, and when
+    it was first tried and when acknowledged, by a clock that all processes share.
 
     A call that fails may have been written or not, so it is made again with the same id until it is acknowledged.
     """
@@ -52,8 +53,10 @@ def produce(index: int, seconds: float, ledger: str) -> None:
                 (read_value, own, (own,)),
             ):
                 task_id = f"{index}-{number}-{task.name.rpartition('.')[2]}"
+                called = time.monotonic_ns()
                 call_until_acknowledged(task, args, task_id)
-                file.write(f"{task_id} {task.name.rpartition('.')[2]} {key} {number}\n")
+                times = f"{called} {time.monotonic_ns()}"
+                file.write(f"{task_id} {task.name.rpartition('.')[2]} {key} {number} {times}\n")
 
 
 def call_until_acknowledged(task: object, args: tuple[object, ...], task_id: str) -> None:

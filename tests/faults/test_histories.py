@@ -81,12 +81,14 @@ def judge(acknowledged: list[list[str]], outcome: dict[str, Any]) -> dict[str, i
         "doubled": len(outcome["operations"]) - len(rows),
         "out of order": 0,
     }
-    # The counter: each value was reached by exactly one increment, and later calls reached larger ones.
+    # The counter: each value was reached by exactly one increment, and a call that began after another had been
+    # acknowledged reached a larger one. (Calls at the same time may be applied in either order, whatever their ids.)
     for key in {line[2] for line in acknowledged if line[1] == "increment_value"}:
-        values = [int(row[5]) for row in succeeded if row[3].endswith(f":{key}")]
+        mine = [line for line in acknowledged if line[2] == key and rows.get(line[0], line)[4] == "succeeded"]
+        values = [int(rows[line[0]][5]) for line in mine]
         report["doubled"] += len(values) - len(set(values))
         report["lost"] += abs(outcome["counters"][key] - len(values))
-        report["out of order"] += sum(after <= before for before, after in itertools.pairwise(values))
+        report["out of order"] += overtaken([(int(rows[line[0]][5]), int(line[4]), int(line[5])) for line in mine])
     # The sequence and the register: each producer's own calls in their order, each read after its write.
     for index in range(PRODUCERS):
         mine = [line for line in acknowledged if line[2] == f"own-{index}"]
@@ -94,3 +96,18 @@ def judge(acknowledged: list[list[str]], outcome: dict[str, Any]) -> dict[str, i
         report["out of order"] += sum(after <= before for before, after in itertools.pairwise(ids))
         report["out of order"] += sum(int(rows[line[0]][5] or 0) != int(line[3]) for line in mine if line[0] in rows)
     return report
+
+
+def overtaken(history: list[tuple[int, int, int]]) -> int:
+    """How many calls (value, called, acknowledged) reached a larger value than one that began after their answer."""
+    earliest, count = float("inf"), 0
+    for _, called, answered in sorted(history, reverse=True):
+        count += called > earliest
+        earliest = min(earliest, answered)
+    return count
+
+
+def test_the_judge_sees_a_call_that_was_overtaken() -> None:
+    assert overtaken([(1, 0, 10), (2, 5, 15), (3, 12, 20)]) == 0
+    assert overtaken([(2, 0, 10), (1, 5, 15)]) == 0  # at the same time: either order is right
+    assert overtaken([(2, 0, 10), (1, 11, 15)]) == 1
