@@ -61,10 +61,6 @@ def succeeded() -> int:
     return Operation.objects.filter(status="succeeded").count()
 
 
-def peer_succeeded() -> int:
-    return TaskResult.objects.filter(status="SUCCESS").count()
-
-
 def lane_outcome(keys: int, model: str = "lane") -> dict[str, Any]:
     """From the first drain's beginning to the last one's end, and whether each counter is exactly right."""
     found = Operation.objects.aggregate(first=Min("started_at"), last=Max("finished_at"), called=Min("enqueued_at"))

@@ -2,8 +2,9 @@
 
 Rows handed to `on=` tasks are loaded once per batch, changed in memory and written once at its end. A failed
 operation's row gets its former values back, so no savepoint is needed. A function that turns out to use the database
-is run again as what it is: under a savepoint, with everything before it written. Functions without `on=` run like
-that from the start.
+is run again as what it is: with everything before it written. Functions without `on=` run like that from the start.
+What uses the database needs a savepoint each to fail alone, which costs as much as the work of a short function: so it
+is tried without (`Spoiled` says that this went wrong), and done again with savepoints only if one has failed.
 """
 
 import copy
@@ -63,13 +64,20 @@ class _UsesDatabase(BaseException):
     """Thrown out of an `on=` function at its first query; not an Exception, so that the function does not catch it."""
 
 
+class Spoiled(BaseException):
+    """An operation has failed in the middle of the transaction, with no savepoint to go back to."""
+
+
 class Applier:
     """Applies operations of one lane. What came of them is in `succeeded` (id, JSON) and `failed` until it is
     written.
+
+    `alone`: each `on=` operation is written before the next one. `guarded`: with savepoints; without them a failing
+    operation that has used the database raises `Spoiled`.
     """
 
-    def __init__(self, lane: int, lanes: int, *, alone: bool = False) -> None:
-        self.lane, self.lanes, self.alone = lane, lanes, alone
+    def __init__(self, lane: int, lanes: int, *, alone: bool = False, guarded: bool = True) -> None:
+        self.lane, self.lanes, self.alone, self.guarded = lane, lanes, alone, guarded
         self.succeeded: list[tuple[int, str]] = []
         self.failed: list[Failure] = []
         self._rows: dict[tuple[type[SerialModel], Any], SerialModel | None] = {}
@@ -175,11 +183,10 @@ class Applier:
         kwargs: dict[str, Any],
     ) -> str:
         """Everything so far is written first, so that queries see it; afterwards rows are loaded anew."""
-        self.savepoints += 1
         self.write()
         before = _snapshot(row)
         try:
-            with transaction.atomic(), in_lane(self.lane, self.lanes, row):
+            with self._failing_alone(), in_lane(self.lane, self.lanes, row):
                 result = encode(task, task.run(row, *args[1:], **kwargs))
                 if row.pk is not None or key[0]._base_manager.filter(pk=key[1]).exists():  # it may have been deleted
                     self._note_change(key, row, before)
@@ -189,12 +196,23 @@ class Applier:
         return result
 
     def _with_database(self, task: SerialTask, args: list[Any], kwargs: dict[str, Any]) -> str:
-        self.savepoints += 1
         try:
-            with transaction.atomic(), in_lane(self.lane, self.lanes):
+            with self._failing_alone(), in_lane(self.lane, self.lanes):
                 return encode(task, task.run(*args, **kwargs))
         finally:
             self._forget()
+
+    @contextmanager
+    def _failing_alone(self) -> Iterator[None]:
+        if self.guarded:
+            self.savepoints += 1
+            with transaction.atomic():
+                yield
+        else:
+            try:
+                yield
+            except (Exception, SystemExit) as error:
+                raise Spoiled from error
 
     def _forget(self) -> None:
         self._rows.clear()

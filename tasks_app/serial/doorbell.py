@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import current_app
 from django.db import connection, transaction
@@ -66,20 +66,41 @@ class _Broker:
     silent_until = 0.0
 
 
-def answer(lane: int) -> tuple[int, int] | None:
-    """Put the flag down, and count this drain as dead until it commits.
-
-    Returns the deaths so far, this one included, and how many operations are to be run with care; None if there is no
-    such lane.
+class Answered(NamedTuple):
+    """A doorbell that was answered: how many drains of the lane have died so far, this one included until it commits,
+    and how many operations are to be run with care.
     """
+
+    lane: int
+    deaths: int
+    careful: int
+
+
+_ANSWER = (
+    "UPDATE tasks_app_doorbell SET rung = %s, rings = 0, deaths = deaths + 1 WHERE {which} "
+    "RETURNING lane_id, deaths, careful"
+)
+_RUNG_FIRST = "SELECT lane_id FROM tasks_app_doorbell WHERE rung ORDER BY rung_at LIMIT 1"
+
+
+def answer(lane: int) -> Answered | None:
+    """Put the flag down, and count this drain as dead until it commits. None if there is no such lane."""
+    return _answer("lane_id = %s", lane)
+
+
+def answer_another() -> Answered | None:
+    """Answer the doorbell that was rung first. Its message, when it arrives, finds nothing to do."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE tasks_app_doorbell SET rung = %s, rings = 0, deaths = deaths + 1 WHERE lane_id = %s "
-            "RETURNING deaths, careful",
-            (False, lane),
-        )
+        cursor.execute(_RUNG_FIRST)
         found = cursor.fetchone()
-    return (int(found[0]), int(found[1])) if found else None
+    return _answer("lane_id = %s AND rung", found[0]) if found else None
+
+
+def _answer(which: str, lane: int) -> Answered | None:
+    with connection.cursor() as cursor:
+        cursor.execute(_ANSWER.format(which=which), (False, lane))
+        found = cursor.fetchone()
+    return Answered(*map(int, found)) if found else None
 
 
 def not_dead(lane: int) -> None:

@@ -20,7 +20,7 @@ from tasks_app.errors import ProcessDied
 from tasks_app.models import LaneCount
 from tasks_app.queues import SERIAL
 from tasks_app.serial import doorbell, external, ledger
-from tasks_app.serial.apply import Applier, Pending, describe, find
+from tasks_app.serial.apply import Applier, Pending, Spoiled, describe, find
 
 SLICE_SECONDS = 1.0  # a drain then makes way for the other lanes
 BATCH = 2_000
@@ -34,13 +34,15 @@ logger = logging.getLogger(__name__)
 
 @shared_task(name=doorbell.DRAIN, queue=SERIAL.name, ignore_result=True)
 def drain(lane: int) -> None:
-    """Apply what waits in the lane, for about a second."""
-    answered = doorbell.answer(lane)
-    if answered is None:
-        return
+    """Apply what waits in the lane, and then in others whose doorbell has been rung, for about a second in all."""
+    end = time.monotonic() + SLICE_SECONDS
+    answered = doorbell.answer(lane) if ledger.is_wanted(lane) else doorbell.answer_another()
     try:
-        if Drain(lane, *answered).run():
-            doorbell.ring(lane)
+        while answered is not None:
+            lane = answered.lane
+            if Drain(*answered).run(end):
+                doorbell.ring(lane)
+            answered = doorbell.answer_another() if time.monotonic() < end else None
     except GONE:
         # Nothing was written; the sweeper rings again.
         logger.warning("Lane %s was given up in the middle of a batch; it is taken up again.", lane, exc_info=True)
@@ -58,20 +60,22 @@ class Step(Enum):
 class Drain:
     """One drain of one lane. `deaths` and `careful` are what `doorbell.answer` returned."""
 
-    def __init__(self, lane: int, deaths: int, careful: int) -> None:
+    def __init__(self, lane: int, deaths: int = 0, careful: int = 0) -> None:
         self.lane = lane
         self.deaths = deaths
         # Who died before its first commit may have been killed by an operation: find it by running them one by one.
         # It may as well be alive and on its way to the lock, so nothing worse follows from this number.
         self.careful = careful or (BATCH if deaths > 1 else 0)
         self.alone = False
+        # How many operations are to be run under savepoints; twice as many after each batch that was spoiled.
+        self.guarded, self.to_guard = 0, SAVEPOINTS
         self.applied = 0
 
-    def run(self) -> bool:
-        """Apply operations until none waits or the slice is over; whether there is more to do. `applied` counts
-        them.
+    def run(self, end: float | None = None) -> bool:
+        """Apply operations until none waits or the slice is over, at `end` by the monotonic clock; whether there is
+        more to do. `applied` counts them.
         """
-        end = time.monotonic() + SLICE_SECONDS
+        end = end or time.monotonic() + SLICE_SECONDS
         step = Step.MORE
         while step is Step.MORE and time.monotonic() < end:
             step = self._step_and_find_the_faulty()
@@ -86,6 +90,9 @@ class Drain:
             return self._step()
         except GONE:
             raise
+        except Spoiled:
+            self.guarded, self.to_guard = self.to_guard, self.to_guard * 2
+            return Step.MORE
         except Exception:
             if self.careful:
                 raise
@@ -151,7 +158,7 @@ class Drain:
 
     def _apply_in_memory(self, batch: Sequence[Pending], *, alone: bool) -> int:
         lanes = LaneCount.objects.values_list("count", flat=True).get(pk=1)  # stands still while we have the lock
-        applier = Applier(self.lane, lanes, alone=alone)
+        applier = Applier(self.lane, lanes, alone=alone, guarded=alone or self.guarded > 0)
         applier.prepare(batch)
         began, end = timezone.now(), time.monotonic() + BATCH_SECONDS
         with applier.watching_queries():
@@ -186,6 +193,7 @@ class Drain:
     def _got_somewhere(self, done: int) -> None:
         """With this commit the drain does not count as dead any more, and has that much less to be careful about."""
         self.applied += done
+        self.guarded = max(0, self.guarded - done)
         if self.deaths or self.careful:
             self.deaths, self.careful = 0, max(0, self.careful - done)
             doorbell.alive(self.lane, self.careful)

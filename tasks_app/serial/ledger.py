@@ -22,6 +22,10 @@ _HAS_WORK = (
     "SELECT EXISTS (SELECT 1 FROM tasks_app_operation WHERE "
     f"{_WAITING}) FROM tasks_app_lane WHERE id = %s AND NOT paused AND blocked_by IS NULL"
 )
+_IS_WANTED = (
+    "SELECT 1 FROM tasks_app_doorbell WHERE lane_id = %s AND (rung OR "
+    f"EXISTS (SELECT 1 FROM tasks_app_operation WHERE {_WAITING}))"
+)
 
 
 def lock(lane: int, *, wait: bool = False) -> bool | None:
@@ -56,6 +60,13 @@ def has_work(lane: int) -> bool:
         cursor.execute(_HAS_WORK, (lane, lane))
         found = cursor.fetchone()
     return bool(found and found[0])
+
+
+def is_wanted(lane: int) -> bool:
+    """Whether anything is to be done about a doorbell. If not, another drain has answered it already."""
+    with connection.cursor() as cursor:
+        cursor.execute(_IS_WANTED, (lane, lane))
+        return cursor.fetchone() is not None
 
 
 def complete(

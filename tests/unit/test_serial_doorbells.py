@@ -314,3 +314,35 @@ def test_the_sweeper_goes_on_whatever_happens(
     assert happens == []
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.ERROR]
     assert "The sweeper could not look: no server. It looks again in a moment." in caplog.text
+
+
+# --- Answering ------------------------------------------------------------------------------------------------------
+
+
+def test_one_message_is_enough_for_every_lane_that_was_rung(sent: Sent, mine: int) -> None:
+    names = [f"lane-{number}" for number in range(20)]
+    results = [increment_value.delay(name) for name in names]
+    assert len(set(rung(sent))) > 1
+
+    drain_task(mine)
+
+    assert [result.state for result in results] == ["SUCCESS"] * len(names)
+    assert not Doorbell.objects.filter(rung=True).exists()
+
+
+def test_a_doorbell_that_was_answered_already_takes_no_lock(monkeypatch: pytest.MonkeyPatch, mine: int) -> None:
+    increment_value.delay(COUNTER)
+    drain_task(mine)
+    monkeypatch.setattr(ledger, "lock", lambda lane, **kwargs: pytest.fail("there is nothing to do"))
+
+    drain_task(mine)
+    drain_task(mine)
+
+
+def test_a_drain_that_lost_its_flag_is_made_up_for_by_a_second_message(mine: int) -> None:
+    result = increment_value.delay(COUNTER)
+    doorbell.answer(mine)  # and dies
+
+    drain_task(mine)
+
+    assert result.state == "SUCCESS"

@@ -103,7 +103,7 @@ def drain_until_nothing_waits(number: int) -> int:
         try:
             answered = doorbell.answer(number)
             assert answered is not None
-            while Drain(number, *answered).run():
+            while Drain(*answered).run():
                 answered = doorbell.answer(number) or answered
         except Killed:
             expire_claims()
@@ -157,7 +157,7 @@ def test_who_dies_for_another_reason_costs_nobody_anything(mine: int) -> None:
 
     answered = doorbell.answer(mine)
     assert answered is not None
-    drain = Drain(mine, *answered)
+    drain = Drain(*answered)
     assert drain.careful
     drain.run()
 
@@ -187,7 +187,7 @@ def test_doorbells_answered_at_once_are_no_deaths(mine: int) -> None:
 
     for answered in reversed(answers):
         assert answered is not None
-        Drain(mine, *answered).run()
+        Drain(*answered).run()
 
     assert (result.state, result.get(), operation(result).attempts) == ("SUCCESS", 1, 1)
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 
-from tasks_app.models import Counter, Lane
+from tasks_app.models import Counter, Lane, Operation, PlainCounter
 from tasks_app.serial import ledger, serial_task
 from tasks_app.serial.testing import run_operations
 from tasks_app.tasks import increment_value
@@ -260,3 +261,37 @@ def test_a_batch_that_nobody_can_write_is_not_tried_for_ever(monkeypatch: pytest
     assert result.state == "QUEUED"
     run_operations()
     assert result.get() == 1
+
+
+# --- What savepoints cost -------------------------------------------------------------------------------------------
+
+
+@serial_task(key="{name}")
+def make_counter(name: str, *, fail: bool = False) -> str:
+    PlainCounter.objects.create(name=name)
+    if fail:
+        raise Broken("after the write")
+    return name
+
+
+@pytest.mark.django_db(transaction=True)
+def test_functions_that_succeed_need_no_savepoint() -> None:
+    for number in range(5):
+        make_counter.delay(str(number))
+    with CaptureQueriesContext(connection) as queries:
+        run_operations()
+
+    assert PlainCounter.objects.count() == 5
+    assert not [query["sql"] for query in queries if "SAVEPOINT" in query["sql"]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_among_many_that_used_the_database_each_failure_stands_alone() -> None:
+    names, bad = {str(number) for number in range(200)}, {"0", "7", "8", "150", "199"}
+    for name in sorted(names):
+        make_counter.delay(name, fail=name in bad)
+    run_operations()
+
+    assert names - set(PlainCounter.objects.values_list("name", flat=True)) == bad
+    assert Operation.objects.filter(status="failed").count() == 5
+    assert set(Operation.objects.values_list("attempts", flat=True)) == {1}
