@@ -232,6 +232,23 @@ SERIAL_UNKNOWN_TASKS = ENV.text(
 if SERIAL_UNKNOWN_TASKS not in {"fail", "wait"}:
     ENV.refuse("SERIAL_UNKNOWN_TASKS", f"is {SERIAL_UNKNOWN_TASKS!r}", "Set it to fail or wait.")
 
+# --- Parallel jobs ------------------------------------------------------------------------------------------------
+
+PARALLEL_CHUNK_MS = ENV.number(
+    "PARALLEL_CHUNK_MS",
+    500,
+    "How long a chunk of a job should take, in milliseconds, unless the job says otherwise.",
+    least=1,
+    most=3_600_000,
+)
+PARALLEL_LEASE_SECONDS = ENV.number(
+    "PARALLEL_LEASE_SECONDS",
+    15,
+    "A chunk goes to another worker if its owner, on another machine or frozen, is silent for this long.",
+    least=3,
+    most=3600,
+)
+
 CELERY_TASK_SERIALIZER = "json"
 CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]

@@ -26,12 +26,24 @@ class RowMissing(TasksAppError):
 
 
 class UnknownTask(TasksAppError):
-    """An operation names a task that this deployment does not have."""
+    """An operation or a job names a task that this deployment does not have."""
 
 
 class ProcessDied(TasksAppError):
-    """An operation was given up because the process that ran it died, each time it was tried."""
+    """An operation or an item was given up because the process that ran it died."""
 
 
 class LaneRefused(TasksAppError):
     """A lane or an operation was asked for something that does not go now."""
+
+
+class JobRefused(TasksAppError):
+    """A job was asked for something that does not go, or not now."""
+
+
+class ItemFailed(TasksAppError):
+    """The result was asked for of an item that has failed."""
+
+
+class ItemTimedOut(TasksAppError):
+    """An item of a job took longer than its `item_timeout`."""

@@ -13,7 +13,8 @@ from django.utils import timezone
 from django_celery_results.models import GroupResult, TaskResult
 
 from tasks_app.fetch import fetch_page
-from tasks_app.models import Counter, Entry, Operation, PlainCounter, Run, Score
+from tasks_app.models import Counter, Entry, Job, Operation, PlainCounter, Run, Score
+from tasks_app.parallel import over  # noqa: F401
 from tasks_app.pruning import delete_in_batches
 from tasks_app.serial import serial_task
 
@@ -160,6 +161,7 @@ def delete_old_results() -> dict[str, int]:
     return {
         "task results": delete_in_batches(TaskResult.objects.filter(date_done__lt=oldest)),
         "group results": delete_in_batches(GroupResult.objects.filter(date_done__lt=oldest)),
+        "jobs": delete_in_batches(Job.objects.filter(finished_at__lt=oldest)),
         "operations": delete_in_batches(Operation.objects.filter(finished_at__lt=oldest)),
         "runs": delete_in_batches(Run.objects.filter(started_at__lt=oldest)),
     }

@@ -4,25 +4,19 @@ A caller rings after its commit: whoever turns the flag from down to up sends th
 before it reads. So an operation that a drain did not see has found the flag down, and somebody sends a message for it.
 """
 
-import logging
-import time
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from celery import current_app
 from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 
-from tasks_app.errors import BrokerUnavailable
+from tasks_app import bell
 from tasks_app.models import Doorbell
 from tasks_app.queues import SERIAL
 
 DRAIN = "tasks_app.serial.drain"
-SILENCE_SECONDS = 1.0
-logger = logging.getLogger(__name__)
 
 
 def ring_after_commit(lanes: Iterable[int]) -> None:
@@ -49,21 +43,7 @@ def ring(lane: int) -> None:
 
 def send(lane: int) -> None:
     """Send the message. If the broker is down the sweeper sends it later: the operation is safe in the ledger."""
-    if time.monotonic() < _Broker.silent_until:
-        return
-    try:
-        current_app.send_task(DRAIN, (lane,), queue=SERIAL.name, ignore_result=True, retry=False)
-    except (OperationalError, OSError, BrokerUnavailable) as error:
-        _Broker.silent_until = time.monotonic() + SILENCE_SECONDS
-        logger.warning("The doorbell of lane %s was not sent: %s. It is sent once the broker answers.", lane, error)
-
-
-class _Broker:
-    """After a failure nobody in this process tries again for a moment, so that callers do not wait for it one by
-    one.
-    """
-
-    silent_until = 0.0
+    bell.send(DRAIN, (lane,), SERIAL.name, f"The doorbell of lane {lane}")
 
 
 class Answered(NamedTuple):

@@ -13,7 +13,7 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 
-from tasks_app import sweeper
+from tasks_app import bell, sweeper
 from tasks_app.models import Counter, Doorbell, Lane, Operation
 from tasks_app.serial import doorbell, lanes, ledger, sweep
 from tasks_app.serial import drain as drain_task
@@ -29,9 +29,9 @@ COUNTER = "doorbells"
 
 @pytest.fixture(autouse=True)
 def _broker_answers() -> Iterator[None]:
-    doorbell._Broker.silent_until = 0.0
+    bell._Broker.silent_until = 0.0
     yield
-    doorbell._Broker.silent_until = 0.0
+    bell._Broker.silent_until = 0.0
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_a_call_does_not_need_the_broker_and_does_not_wait_for_it_twice(
     assert caplog.text.count("It is sent once the broker answers.") == 1
     assert result.state == "QUEUED"
 
-    doorbell._Broker.silent_until = 0.0
+    bell._Broker.silent_until = 0.0
     Doorbell.objects.filter(rung=True).update(rung_at=ago(60))
     sweep.sweep()
     assert mine in rung(sent)
@@ -304,7 +304,7 @@ def test_the_sweeper_goes_on_whatever_happens(
             raise error
         sweeper._stopped.set()
 
-    monkeypatch.setattr(sweep, "sweep", look)
+    monkeypatch.setattr(sweeper, "PARTS", (look,))
     monkeypatch.setattr(sweeper, "SECONDS", 0.001)
     try:
         sweeper.run()
