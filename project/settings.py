@@ -244,7 +244,8 @@ PARALLEL_CHUNK_MS = ENV.number(
 PARALLEL_LEASE_SECONDS = ENV.number(
     "PARALLEL_LEASE_SECONDS",
     15,
-    "A chunk goes to another worker if its owner, on another machine or frozen, is silent for this long.",
+    "A chunk goes to another worker if its owner, on another machine or frozen, is silent for this long; a source that "
+    "is silent for this long is interrupted.",
     least=3,
     most=3600,
 )

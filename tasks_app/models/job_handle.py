@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WORK = "tasks_app.parallel.work"
 BLOCK_ITEMS, BLOCK_SECONDS = 10_000, 0.5  # a block is written when it has so many items, or is so old
-HEARTBEAT_SECONDS = 3.0
+HEARTBEAT_SECONDS = 1.0
 encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
@@ -122,11 +122,7 @@ class JobHandle(models.Model):
     def ring(self) -> None:
         """Send the job's doorbell after the commit, unless one is on its way."""
         with transaction.atomic():
-            changed = (
-                type(self)
-                ._base_manager.filter(pk=self.pk, idle=True)
-                .update(idle=False, rung_at=timezone.now(), rings=0)
-            )
+            changed = self._rows.filter(idle=True).update(idle=False, rung_at=timezone.now(), rings=0)
             if changed:
                 self.refresh_from_db(fields=["bell"])
                 job, number = self._job, self._job.bell
@@ -216,7 +212,8 @@ class JobHandle(models.Model):
         """The end of the source. Whether all is done is for the next doorbell to see."""
         self._rows.update(source_state=state, source_seen_at=timezone.now())
         self.refresh_from_db()
-        self.ring()
+        if self._job.total:
+            self.ring()
 
     @contextmanager
     def _kept_alive(self) -> Iterator[None]:

@@ -143,15 +143,15 @@ def lost(chunk: Chunk) -> None:
             status=states.QUEUED, attempts=F("attempts") + 1, deaths=F("deaths") + 1, careful=True, owner_until=None
         )
         if taken and chunk.deaths + 1 >= DEATHS_BEFORE_HALVING and chunk.count > 1 and chunk.only is None:
-            halve(chunk)
+            halve(chunk, careful=True)
 
 
-def halve(chunk: Chunk) -> None:
+def halve(chunk: Chunk, *, careful: bool) -> None:
     """Two chunks in the place of one, in the caller's transaction."""
     half = chunk.count // 2
     Chunk.objects.filter(pk=chunk.pk).update(count=half)
     Chunk.objects.create(
-        job_id=chunk.job_id, first=chunk.first + half, count=chunk.count - half, careful=True, deaths=chunk.deaths
+        job_id=chunk.job_id, first=chunk.first + half, count=chunk.count - half, careful=careful, deaths=chunk.deaths
     )
 
 

@@ -45,7 +45,7 @@ def complete(claim: Claim, outcome: Outcome, items: Sequence[Any]) -> bool:
         if not _ours(claim).select_for_update().exists():
             return False
         if claim.chunk.only is None and claim.chunk.count > 1:
-            halve(claim.chunk)
+            halve(claim.chunk, careful=claim.chunk.careful)
             _ours(claim).update(status=states.QUEUED)
             claim.job.ring()
             return True

@@ -93,7 +93,8 @@ class Forked:
                 told = True
 
     def _note(self, line: bytes) -> None:
-        kind, number, text = line[:1], *line[2:].split(b" ", 1)
+        kind, _, rest = line.partition(b" ")
+        number, _, text = rest.partition(b" ")
         index = int(number)
         if kind == b"B":
             self.begun[index] = time.monotonic()

@@ -8,10 +8,9 @@ from django.utils import timezone
 from tasks_app import states
 from tasks_app.models import Chunk, Job
 from tasks_app.models.job_handle import send
-from tasks_app.parallel.claim import is_dead, lost
+from tasks_app.parallel.claim import is_dead, lease, lost
 from tasks_app.parallel.finish import finish_if_done
 
-SOURCE_SECONDS = 15  # without a sign of life the source counts as interrupted
 LONGEST_WAIT_SECONDS = 64
 QUEUED_CHUNK = Chunk.objects.filter(job=OuterRef("pk"), status=states.QUEUED)
 
@@ -20,7 +19,7 @@ def sweep() -> None:
     """Look at every job that has not finished, once."""
     now = timezone.now()
     active = Job.objects.filter(status__in=[states.QUEUED, states.RUNNING])
-    for job in active.filter(source_state=Job.ARRIVING, source_seen_at__lt=now - timedelta(seconds=SOURCE_SECONDS)):
+    for job in active.filter(source_state=Job.ARRIVING, source_seen_at__lt=now - lease()):
         Job.objects.filter(pk=job.pk, source_seen_at=job.source_seen_at).update(source_state=Job.INTERRUPTED)
     running = Chunk.objects.filter(status=states.RUNNING).defer("results", "partial")
     for chunk in running.select_related("job").iterator(chunk_size=500):

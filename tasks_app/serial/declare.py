@@ -29,6 +29,7 @@ class SerialTask(Task):  # type: ignore[type-arg]
     abstract = True
     queue = SERIAL.name
     ignore_result = True  # the operation holds the result
+    called_in_process = False  # a job does not map it
 
     on: type[SerialModel] | None = None
     create = False

@@ -16,10 +16,12 @@ FROZEN_SECONDS = 2  # SERIAL_FROZEN_SECONDS of the system under test
 
 
 class Nemesis:
-    """Keeps three serial workers going, and does one thing after another to them and to what they need."""
+    """Keeps three workers of a queue going, and does one thing after another to them and to what they need."""
 
-    def __init__(self, system: System, postgres: Postgres | None, seed: int, stack: ExitStack) -> None:
-        self.system, self.postgres, self.stack = system, postgres, stack
+    def __init__(
+        self, system: System, postgres: Postgres | None, seed: int, stack: ExitStack, queue: str = "serial"
+    ) -> None:
+        self.system, self.postgres, self.stack, self.queue = system, postgres, stack, queue
         self.random = random.Random(seed)
         self.done: dict[str, int] = {}
         self.broker: EmbeddedBroker | None = None
@@ -30,7 +32,14 @@ class Nemesis:
         self.workers: list[Running] = [self._worker(number) for number in range(3)]
 
     def _worker(self, number: int) -> Running:
-        options = ["-Q", "serial", "-c", "4" if number == 2 else "1", "-n", f"w{number}-{time.monotonic_ns()}@%h"]
+        options = [
+            "-Q",
+            f"{self.queue},serial",
+            "-c",
+            "4" if number == 2 else "1",
+            "-n",
+            f"w{number}-{time.monotonic_ns()}@%h",
+        ]
         return self.stack.enter_context(
             self.system.process("celery", "worker", "--include=tests.faults.tasks", "--without-mingle", *options)
         )
@@ -77,11 +86,15 @@ class Nemesis:
                         process.kill()
             shutil.rmtree(self.broker.directory / "appendonlydir", ignore_errors=True)
         else:
-            self.system.manage("celery", "purge", "--force", "--queues=serial")
+            self.system.manage("celery", "purge", "--force", f"--queues={self.queue},serial")
 
     def double_doorbells(self) -> None:
         lanes = [self.random.randrange(16) for _ in range(10)]
-        code = f"from tasks_app.serial.drain import drain\nfor lane in {lanes}: drain.delay(lane)"
+        code = (
+            f"from tasks_app.serial.drain import drain\nfor lane in {lanes}: drain.delay(lane)\n"
+            "from tasks_app.models import Job\nfrom tasks_app.models.job_handle import send\n"
+            "for job in Job.objects.all():\n    for _ in range(10): send(job, job.bell)"
+        )
         self.stack.enter_context(self.system.process("shell", "--no-imports", "-v0", "-c", code))
 
     def restart_the_database(self) -> None:

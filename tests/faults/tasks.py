@@ -1,14 +1,17 @@
-"""Serial tasks whose histories can be judged, and the producers that call them."""
+"""Tasks whose histories can be judged, and the producers that call them."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
+from celery import shared_task
 from django.db import Error, connection
 
-from tasks_app.models import Counter
+from tasks_app.errors import JobRefused
+from tasks_app.models import Counter, Job, Score
 from tasks_app.serial import serial_task
-from tasks_app.tasks import increment_value, read_value
+from tasks_app.tasks import fibonacci, increment_value, read_value
 
 SHARED = [f"shared-{number}" for number in range(5)]
 
@@ -34,6 +37,44 @@ def note_and_wait(name: str, path: str, seconds: float) -> str:
         file.write(f"{os.getpid()}\n")
     time.sleep(seconds)
     return name
+
+
+@shared_task
+def weigh(item: int) -> int:
+    """A tenth of a millisecond or so of work, with a result that shows the item."""
+    return item * 1000 + fibonacci.run(15) % 1000
+
+
+def store(results: list[int]) -> None:
+    """Fails if a row is there already."""
+    Score.objects.bulk_create(Score(item=result // 1000, value=result % 1000) for result in results)
+
+
+@shared_task
+def misbehave(item: int) -> int:
+    """One in a hundred raises, one in a thousand kills its process, and one in a thousand never returns."""
+    if item % 1000 == 123:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item % 1000 == 456:
+        time.sleep(3600)
+    if item % 100 == 99:
+        raise ValueError(f"{item} is not to be had")
+    return item
+
+
+@shared_task
+def nap(item: int, seconds: float) -> int:
+    time.sleep(seconds)
+    return item
+
+
+@shared_task
+def wait_inside(job_id: int) -> str:
+    try:
+        Job.objects.get(pk=job_id).wait(5)
+    except JobRefused as error:
+        return str(error)
+    return "it waited"
 
 
 def produce(index: int, seconds: float, ledger: str) -> None:
