@@ -14,7 +14,7 @@ from django_celery_results.models import GroupResult, TaskResult
 
 from tasks_app.fetch import fetch_page
 from tasks_app.models import Counter, Entry, Job, Operation, PlainCounter, Run, Score
-from tasks_app.parallel import over  # noqa: F401
+from tasks_app.parallel import over
 from tasks_app.pruning import delete_in_batches
 from tasks_app.serial import serial_task
 
@@ -115,6 +115,37 @@ def aggregate_results(frequencies: Sequence[dict[str, int]]) -> dict[str, int]:
     for frequency in frequencies:
         total.update(frequency)
     return dict(total)
+
+
+# --- The same three as jobs: any number of items, on every core, each result kept -----------------------------------
+
+
+@shared_task
+def remainder(item: int, size: int) -> int:
+    return item % size
+
+
+@shared_task
+def scored(item: int) -> list[int]:
+    return [item, collatz_steps(item)]
+
+
+def save_scores(pairs: Sequence[Sequence[int]]) -> None:
+    scores = [Score(item=item, value=value) for item, value in pairs]
+    Score.objects.bulk_create(scores, update_conflicts=True, unique_fields=["item"], update_fields=["value"])
+
+
+def fibonacci_job(count: int, n: int) -> Job:
+    return over(range(count)).map(remainder, n + 1).map(fibonacci).start("cpu", name="Fibonacci numbers")
+
+
+def scores_job(count: int) -> Job:
+    return over(range(1, count + 1)).map(scored).save(save_scores).start("cpu", name="A long list of ids")
+
+
+def words_job(urls: Sequence[str], words: Sequence[str]) -> Job:
+    job = over(urls).map(scrape_url).map(find_frequency, words).reduce(aggregate_results)
+    return job.start("io", threads=16, name="Word frequency")
 
 
 # --- Visit: a page triggers this and does not wait for it -----------------------------------------------------------

@@ -1,9 +1,11 @@
 """The ledger of parallel work: a job, the blocks its items arrive in, the chunks they are claimed in, the failures."""
 
+from datetime import timedelta
 from typing import Any
 
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 from tasks_app import states
 from tasks_app.models.job_handle import JobHandle
@@ -87,6 +89,25 @@ class Job(JobHandle):
     def done(self) -> int:
         """How many items have succeeded or failed."""
         return self.succeeded + self.failed
+
+    @property
+    def percent(self) -> int:
+        return 100 * self.done // self.total if self.total else 100 * self.finished
+
+    @property
+    def rate(self) -> float | None:
+        """Items per second so far, or None before the first."""
+        if self.started_at is None or not self.done:
+            return None
+        seconds = ((self.finished_at or timezone.now()) - self.started_at).total_seconds()
+        return self.done / seconds if seconds > 0 else None
+
+    @property
+    def time_left(self) -> timedelta | None:
+        """At the rate so far; None if it is not known, or nothing goes on."""
+        if self.finished or self.paused or not self.rate or self.source_state != self.COMPLETE:
+            return None
+        return timedelta(seconds=(self.total - self.done) / self.rate)
 
     @property
     def range(self) -> "range | None":

@@ -1,4 +1,4 @@
-"""One start of a workload: what was asked for, and the ids of the tasks it became."""
+"""One start of a workload: what was asked for, and the ids of the tasks and jobs it became."""
 
 import uuid
 
@@ -7,12 +7,13 @@ from django.db import models
 
 
 class Run(models.Model):
-    """`task_ids` are the tasks whose results tell how far the run is; `inputs` is what the form held."""
+    """`task_ids` and `job_ids` are what tells how far the run is; `inputs` is what the form held."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     workload = models.CharField(max_length=40)
     inputs = models.JSONField(default=dict)
     task_ids = models.JSONField(default=list)
+    job_ids = models.JSONField(default=list)
     started_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )

@@ -49,14 +49,22 @@ class IdentifiersForm(WorkloadForm):
     chunk = forms.IntegerField(label="Ids in a chunk", min_value=1, max_value=1000, initial=50)
 
 
+class JobsForm(WorkloadForm):
+    count = forms.IntegerField(label="Fibonacci numbers", min_value=1, max_value=10_000_000, initial=100_000)
+    n = forms.IntegerField(label="Up to n", min_value=0, max_value=30, initial=20)
+    ids = forms.IntegerField(label="Ids", min_value=1, max_value=1_000_000, initial=10_000)
+
+    def inputs(self) -> dict[str, Any]:
+        return {**super().inputs(), "urls": sample_urls(self.request)}
+
+
 class WordsForm(WorkloadForm):
     urls = forms.CharField(label="Pages, one a line", widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}))
     words = forms.CharField(label="Words to count", initial="the, if, return, object")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        pages = SAMPLES[:SAMPLE_PAGES]
-        self.initial["urls"] = "\n".join(self.request.build_absolute_uri(reverse("sample", args=[p])) for p in pages)
+        self.initial["urls"] = "\n".join(sample_urls(self.request))
 
     def clean_urls(self) -> list[str]:
         urls = self.cleaned_data["urls"].split()
@@ -74,6 +82,10 @@ class WordsForm(WorkloadForm):
         if len(words) > 50:
             raise forms.ValidationError(f"Enter at most 50 words; there are {len(words)}.")
         return list(dict.fromkeys(words))
+
+
+def sample_urls(request: HttpRequest) -> list[str]:
+    return [request.build_absolute_uri(reverse("sample", args=[page])) for page in SAMPLES[:SAMPLE_PAGES]]
 
 
 def is_web_address(url: str) -> bool:
@@ -102,6 +114,7 @@ FORMS: dict[str, type[WorkloadForm]] = {
     "fibonacci": FibonacciForm,
     "identifiers": IdentifiersForm,
     "words": WordsForm,
+    "jobs": JobsForm,
     "visits": VisitsForm,
     "launches": LaunchesForm,
     "periodic": PeriodicForm,

@@ -4,12 +4,16 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
-from tasks_app.web import entries, home, samples
+from tasks_app.web import entries, home, jobs, samples
 
 urlpatterns = [
     path("", home.home, name="home"),
     path("start/<slug:slug>/", home.start, name="start"),
     path("runs/<uuid:pk>/", home.run, name="run"),
+    path("jobs/", jobs.jobs, name="jobs"),
+    path("jobs/<int:pk>/", jobs.job, name="job"),
+    path("jobs/<int:pk>/progress/", jobs.progress, name="job_progress"),
+    path("jobs/<int:pk>/<slug:action>/", jobs.steer, name="steer_job"),
     path("system/", home.system, name="system"),
     path("healthz", home.healthz, name="healthz"),
     path("entries/<int:pk>/", entries.entry, name="entry"),

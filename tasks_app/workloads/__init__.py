@@ -6,6 +6,7 @@ The home page and `manage.py demo` start and judge them through the same few lin
 from tasks_app.workloads.base import Progress, Verdict, Workload
 from tasks_app.workloads.fibonacci import Fibonacci
 from tasks_app.workloads.identifiers import Identifiers
+from tasks_app.workloads.jobs import Jobs
 from tasks_app.workloads.launches import Launches
 from tasks_app.workloads.periodic import Periodic
 from tasks_app.workloads.serial import SerialState
@@ -19,6 +20,7 @@ WORKLOADS: dict[str, Workload] = {
         Fibonacci(),
         Identifiers(),
         WordFrequency(),
+        Jobs(),
         Visits(),
         Launches(),
         Periodic(),

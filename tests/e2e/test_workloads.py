@@ -19,6 +19,10 @@ WORKLOADS = {
         {"Pages, one a line": "{url}/samples/cmath/ {url}/samples/stat/", "Words to count": "the"},
         "2 pages: the",
     ),
+    "jobs": (
+        {"Fibonacci numbers": "300", "Up to n": "5", "Ids": "20"},
+        "300 numbers right, 20 rows saved, 8 pages; ",
+    ),
     "serial": ({"Counter": "clicks", "Threads": "2", "Increments each": "3"}, "6 and 6 of 6 increments counted"),
     "fibonacci": ({"Up to n": "5", "How many tasks": "12"}, "12 of 12 right"),
     "identifiers": (

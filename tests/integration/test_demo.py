@@ -4,7 +4,7 @@ import json
 
 from tests.system import System
 
-WORKLOADS = ["serial", "fibonacci", "identifiers", "words", "visits", "launches", "periodic"]
+WORKLOADS = ["serial", "fibonacci", "identifiers", "words", "jobs", "visits", "launches", "periodic"]
 
 
 def test_demo_runs_every_workload_and_all_outcomes_are_right(system: System) -> None:

@@ -18,7 +18,7 @@ from django_celery_results.models import GroupResult, TaskResult
 
 from tasks_app import states
 from tasks_app.admin import base
-from tasks_app.models import Counter, Entry, Lane, Operation, Run, Score
+from tasks_app.models import Counter, Entry, Job, Lane, Operation, Run, Score
 from tasks_app.models.serial import outside_lanes
 
 pytestmark = pytest.mark.django_db
@@ -82,12 +82,33 @@ def operation(nth: int, **values: Any) -> Operation:
     return Operation(**{**defaults, **values})
 
 
+def job(nth: int, **values: Any) -> Job:
+    status = Job.STATUSES[nth % len(Job.STATUSES)]
+    defaults = {
+        "name": f"job {nth}",
+        "queue": "cpu",
+        "status": status,
+        "paused": nth % 3 == 0,
+        "stages": [["tasks_app.tasks.score", [nth], {"deep": True}]],
+        "reducer": "tasks_app.tasks.aggregate_results",
+        "total": 100,
+        "succeeded": nth,
+        "failed": 1 if status == states.FAILED else 0,
+        "chunk_seconds": 0.5,
+        "enqueued_at": NOW,
+        "started_at": None if status == states.QUEUED else NOW,
+        "finished_at": NOW + timedelta(seconds=9) if status in states.FINISHED else None,
+    }
+    return Job(**{**defaults, **values})
+
+
 #: Makes the nth row of each model, not saved yet.
 ROWS: dict[type[Model], Callable[[int], Model]] = {
     TaskResult: task_result,
     GroupResult: group_result,
     Run: run,
     Operation: operation,
+    Job: job,
     Lane: lambda nth: Lane(pk=10_000 + nth, paused=nth == 1, blocked_by=nth if nth == 2 else None, drained_at=NOW),
     PeriodicTask: periodic_task,
     IntervalSchedule: lambda nth: IntervalSchedule(every=nth + 2, period="minutes"),

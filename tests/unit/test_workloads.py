@@ -14,7 +14,8 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from django_celery_results.models import TaskResult
 
 from tasks_app import states, tasks
-from tasks_app.models import Entry, Operation, Run, Score
+from tasks_app.models import Chunk, Entry, Job, Operation, Run, Score
+from tasks_app.parallel.testing import run_jobs
 from tasks_app.workloads import WORKLOADS, Progress, Verdict
 from tasks_app.workloads.base import batched, ids_of, in_threads, in_words
 from tasks_app.workloads.fibonacci import numbers_up_to
@@ -384,7 +385,7 @@ WHOLE: dict[str, Callable[[], Run]] = {
 
 
 def test_every_workload_with_ids_is_covered_here() -> None:
-    assert set(WHOLE) == set(WORKLOADS) - {"periodic"}
+    assert set(WHOLE) == set(WORKLOADS) - {"periodic", "jobs"}
 
 
 @pytest.mark.django_db
@@ -498,3 +499,48 @@ def test_periodic_leaves_something_to_delete_and_arms_beat_once_more_each_time(s
     assert deleted["task results"] == 2
     for run in runs:
         assert not TaskResult.objects.filter(task_id=run.inputs["old"]).exists()
+
+
+# --- Jobs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jobs_run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(tasks.scrape_url, "run", lambda url: f"the text of {url}, if any")
+    run = WORKLOADS["jobs"].start({"n": 5, "count": 30, "ids": 10, "urls": ["a", "b"]})
+    assert WORKLOADS["jobs"].progress(run) == Progress(total=42)
+    run_jobs()
+    return run
+
+
+@pytest.mark.django_db
+def test_a_run_of_jobs_is_counted_and_judged(jobs_run: Run) -> None:
+    workload = WORKLOADS["jobs"]
+
+    assert workload.progress(jobs_run) == Progress(total=42, succeeded=42)
+    assert workload.live(jobs_run)[-1] == ("Fibonacci numbers", "30")
+    found = workload.judge(jobs_run)
+    assert found.ok
+    assert found.text.startswith("30 numbers right, 10 rows saved, 2 pages; ")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda: Score.objects.filter(item=3).update(value=999), "30 numbers right"),
+        (
+            lambda: Chunk.objects.filter(job__name="Fibonacci numbers", first=0).update(results="[7]"),
+            "29 numbers right",
+        ),
+        (lambda: Job.objects.filter(name="Word frequency").update(status="failed", failed=1, error="e"), "failed: e"),
+        (lambda: Job.objects.filter(name="Word frequency").delete(), "has been deleted"),
+    ],
+    ids=["a row", "a number", "a failure", "a job"],
+)
+def test_a_run_of_jobs_that_went_wrong_is_wrong(jobs_run: Run, spoil: Callable[[], object], said: str) -> None:
+    spoil()
+
+    found = WORKLOADS["jobs"].judge(jobs_run)
+    assert not found.ok
+    assert said in found.text
