@@ -4,10 +4,10 @@ import argparse
 import json
 import sys
 
-from benchmarks import serial
+from benchmarks import enqueue, fanin, parallel, serial
 from benchmarks.report import Report
 
-BENCHMARKS = {"serial": serial.run}
+BENCHMARKS = {"serial": serial.run, "parallel": parallel.run, "enqueue": enqueue.run, "fanin": fanin.run}
 
 
 def main() -> int:

@@ -31,3 +31,15 @@ def increment(name: str) -> int:
     counter.value += 1
     counter.save()
     return counter.value
+
+
+@app.task(name="benchmarks.peer.fib")
+def fib(n: int) -> int:
+    from tasks_app.tasks import fibonacci  # noqa: PLC0415
+
+    return int(fibonacci.run(n))
+
+
+@app.task(name="benchmarks.peer.add")
+def add(numbers: list[int]) -> int:
+    return sum(numbers)

@@ -118,9 +118,9 @@ def size_of_next(job: Job, waiting: int) -> int:
     if job.chunk_size is not None:
         return min(job.chunk_size, waiting)
     if job.seconds_per_item is None:
-        return 1
+        return min(job.threads, waiting)
     pace = max(job.seconds_per_item, 1e-9)
-    size = min(job.chunk_seconds / pace, max(1, job.last_size) * GROWTH, MOST_ITEMS)
+    size = min(job.chunk_seconds / pace, max(job.threads, job.last_size) * GROWTH, MOST_ITEMS)
     if job.source_state == Job.COMPLETE:
         active = 1 + job.chunks.filter(status=states.RUNNING, owner_until__gt=timezone.now()).count()
         size = min(size, max(math.ceil(waiting / (2 * active)), SHORTEST_SECONDS / pace))
