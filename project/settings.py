@@ -236,7 +236,7 @@ if SERIAL_UNKNOWN_TASKS not in {"fail", "wait"}:
 
 PARALLEL_CHUNK_MS = ENV.number(
     "PARALLEL_CHUNK_MS",
-    500,
+    1000,  # claiming and completing one takes about 20 ms, so this leaves 98 % for the items
     "How long a chunk of a job should take, in milliseconds, unless the job says otherwise.",
     least=1,
     most=3_600_000,

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tasks_app.models.job import Job
 
 WORK = "tasks_app.parallel.work"
-BLOCK_ITEMS, BLOCK_SECONDS = 10_000, 0.5  # a block is written when it has so many items, or is so old
+# A block is written when it has so many items, or is so old; of large items it has fewer.
+BLOCK_ITEMS, BLOCK_SECONDS, BLOCK_CHARACTERS = 10_000, 0.5, 1_000_000
 HEARTBEAT_SECONDS = 1.0
 encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
@@ -246,10 +247,10 @@ def send(job: "Job", number: int) -> None:
 
 def _blocks(items: Iterable[Any]) -> Iterator[tuple[str, int]]:
     """JSON arrays, each with its length."""
-    remaining = iter(items)
+    remaining, most = iter(items), 100
     while True:
         block, end = [], time.monotonic() + BLOCK_SECONDS
-        for item in islice(remaining, BLOCK_ITEMS):
+        for item in islice(remaining, most):
             block.append(item)
             if time.monotonic() > end:
                 break
@@ -263,6 +264,7 @@ def _blocks(items: Iterable[Any]) -> Iterator[tuple[str, int]]:
             text = encode(block[:right])
         if right:
             yield text, right
+            most = max(1, min(BLOCK_ITEMS, most * 8, BLOCK_CHARACTERS * right // len(text)))
         if right < len(block):
             raise NotJson(
                 f"Items must be JSON, and {block[right]!r:.80} is a {type(block[right]).__name__}. "

@@ -10,7 +10,7 @@ from tests.e2e.steps import answered, card, expect_success, scrolls_sideways
 
 pytestmark = pytest.mark.browser
 
-SIGNED_IN = ("/", "/admin/", "/admin/django_celery_results/taskresult/")
+SIGNED_IN = ("/", "/jobs/", "/admin/", "/admin/django_celery_results/taskresult/")
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 PHONE: ViewportSize = {"width": 360, "height": 740}
 

@@ -1,7 +1,11 @@
-"""docs/settings.md and docs/queues.md say what the code says."""
+"""What the documentation says is what the code says, and what it points to is there."""
+
+import re
+from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.core.management import get_commands
 
 from project.environment import Variable
 from tasks_app.queues import QUEUES, SHARED, Queue
@@ -48,3 +52,17 @@ def test_every_variable_is_described_once_and_on_one_line() -> None:
     for variable in settings.ENV.variables:
         assert variable.purpose.endswith("."), variable
         assert not {"|", "\n"} & set(variable.purpose + variable.default), variable
+
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_points_to_is_there(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+    for command in re.findall(r"manage\.py ([a-z_]+)", text):
+        assert command in get_commands(), command
+    for target in re.findall(r"^    make ([a-z]+)", text, re.MULTILINE):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
