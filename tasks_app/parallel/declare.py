@@ -97,8 +97,8 @@ class Pipeline:
         """Write the job to the ledger and ring once. Returns when the source has ended; for a range, at once.
 
         `chunk_seconds` is how long a chunk should take (otherwise PARALLEL_CHUNK_MS), `chunk_size` fixes its number of
-        items; `threads` run the items of a chunk side by side; an item that takes longer than `item_timeout` seconds fails; more than
-        `max_failures` stop the job. The callbacks are signatures, called with the job's id first.
+        items; `threads` run the items of a chunk side by side; an item that takes longer than `item_timeout` seconds
+        fails; more than `max_failures` stop the job. The callbacks are signatures, called with the job's id first.
 
         Raises:
             TypeError, ValueError: an option is wrong; the message says which.
