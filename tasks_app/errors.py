@@ -30,8 +30,16 @@ class UnknownTask(TasksAppError):
 
 
 class ProcessDied(TasksAppError):
-    """An operation was given up because the process that ran it died, each time it was tried."""
+    """An operation was given up, or a launch has ended, because the process that ran it died."""
 
 
 class LaneRefused(TasksAppError):
     """A lane or an operation was asked for something that does not go now."""
+
+
+class ResultTooLarge(TasksAppError):
+    """A launch returned more than is kept."""
+
+
+class LaunchRefused(TasksAppError):
+    """A launch was asked for something that does not go now."""

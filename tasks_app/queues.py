@@ -46,8 +46,13 @@ CPU = Queue(
     "cpu", "prefork", CORES, "Computation on every core.", autoscale_from=1, memory_mb=300, shown="one per core"
 )
 IO = Queue("io", "threads", 16, "Work that mostly waits: pages, files, other services.")
+# One process supervises, and starts many launches at once; the other takes the messages that come meanwhile.
 ISOLATED = Queue(
-    "isolated", "prefork", 4, "Code that may hang: a fresh process per task, dead at its deadline.", tasks_per_child=1
+    "isolated",
+    "prefork",
+    2,
+    "Launches: code that may hang, in a fresh process each, dead at its deadline.",
+    adjustable=False,
 )
 
 QUEUES = (SERIAL, HIGH, CPU, IO, ISOLATED)

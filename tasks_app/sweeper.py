@@ -11,6 +11,7 @@ from typing import Any
 from celery.signals import worker_ready, worker_shutting_down
 from django.db import Error, connection
 
+from tasks_app.isolated import sweep as launches
 from tasks_app.queues import SERIAL
 from tasks_app.serial import sweep
 
@@ -35,6 +36,7 @@ def run() -> None:
     while not _stopped.wait(SECONDS):
         try:
             sweep.sweep()
+            launches.sweep()
         except Error as error:
             logger.warning("The sweeper could not look: %s. It looks again in a moment.", str(error).strip())
             connection.close()

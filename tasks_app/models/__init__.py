@@ -3,6 +3,7 @@
 from tasks_app.models.counter import Counter, PlainCounter
 from tasks_app.models.entry import Entry
 from tasks_app.models.lane import Doorbell, Lane, LaneCount, lane_of
+from tasks_app.models.launch import Launch, LaunchBell
 from tasks_app.models.operation import Operation
 from tasks_app.models.run import Run
 from tasks_app.models.score import Score
@@ -14,6 +15,8 @@ __all__ = [
     "Entry",
     "Lane",
     "LaneCount",
+    "Launch",
+    "LaunchBell",
     "Operation",
     "PlainCounter",
     "Run",
