@@ -15,10 +15,10 @@ def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
-def adopt_orphans() -> None:
+def adopt_orphans(yes: bool = True) -> None:
     """Have the kernel make this process the parent of every descendant that loses its own (Linux only)."""
     if sys.platform == "linux":
-        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, int(yes))
 
 
 def describe_exit(code: int) -> str:

@@ -55,8 +55,7 @@ def become(order: Order, stdout: int, stderr: int, outcome: int, around: Surroun
 def _leave_the_forker(order: Order, pipes: tuple[int, int, int], around: Surroundings) -> None:
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     die_with_parent(signal.SIGKILL)
     if os.getppid() != around.pid:
         os._exit(1)  # it has died before this was said
@@ -64,8 +63,10 @@ def _leave_the_forker(order: Order, pipes: tuple[int, int, int], around: Surroun
     resource.setrlimit(resource.RLIMIT_NOFILE, around.open_files)
     memory = around.data + order.memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123  (before anything is slow)
-        file.write("500")  # if the machine runs out of memory, this goes first
+    with suppress(OSError):
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(score, b"500")  # if the machine runs out of memory, this goes first
+        os.close(score)
     _carry_the_mark(f"{around.mark}:{order.id:<20}", around.mark_address)
     gc.enable()
 
@@ -108,9 +109,9 @@ def _result(order: Order) -> str:
     if task is None:
         raise UnknownTask(f"This deployment has no task called {order.task}. Deploy it, then launch again.")
     args, kwargs = json.loads(order.arguments)
-    task.push_request(
-        id=order.task_id, args=args, kwargs=kwargs, called_directly=False, delivery_info={"routing_key": task.queue}
-    )
+    if not isinstance(type(task).__dict__.get("run"), staticmethod):  # declared with bind=True: it may look at itself
+        delivery = {"routing_key": task.queue}
+        task.push_request(id=order.task_id, args=args, kwargs=kwargs, called_directly=False, delivery_info=delivery)
     result = task.run(*args, **kwargs)
     try:
         text = _encode(result)

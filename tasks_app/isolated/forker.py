@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
-from types import FrameType
 
 from celery import current_app
 from django.conf import settings
@@ -52,13 +51,12 @@ class Forker:
         self.selector = selectors.DefaultSelector()
         self.selector.register(channel.socket, selectors.EVENT_READ)
         self.next_round = 0.0
-        self.stopping = False
         self._wake_on_signals()
 
     def run(self) -> None:
-        """Work until the supervisor goes, or TERM comes; then end everything."""
+        """Work until the supervisor goes; then end everything."""
         self.channel.send("ready", None)
-        while not (self.channel.closed or self.stopping):
+        while not self.channel.closed:
             self._step()
         with suppress(KeyError):
             self.selector.unregister(self.channel.socket)
@@ -242,13 +240,8 @@ class Forker:
         os.set_blocking(self._awake, False)
         os.set_blocking(waker, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         self.selector.register(self._awake, selectors.EVENT_READ)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopping = True
 
 
 def surroundings() -> Surroundings:

@@ -45,7 +45,7 @@ class Forker:
                 "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
                 MARK: f"{self.name}:{'':<{NUMBER_LENGTH}}",
             }
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, str(its.fileno()), *_modules()],
                 stdin=subprocess.DEVNULL,
                 env=environment,
@@ -72,14 +72,18 @@ class Forker:
         return self.channel.receive()
 
     @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
     def alive(self) -> bool:
         return not self.channel.closed
 
     def bury(self) -> None:
         """After its death, or to end it: nothing that was started under it stays."""
         with suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.wait()
+            self.process.kill()
+        self.process.wait()
         self._selector.close()
         self.channel.socket.close()
         orphans.end_forker(self.name)
@@ -90,7 +94,7 @@ class Forker:
             self.wait(deadline - time.monotonic())
             if any(kind == "ready" for kind, _ in self.messages()):
                 return
-        self._process.send_signal(signal.SIGKILL)
+        self.process.send_signal(signal.SIGKILL)
         self.bury()
         raise ProcessDied("The process that launches are forked from did not start; its output says why.")
 
