@@ -1,6 +1,6 @@
 """The statements of a supervisor: claim what waits, renew the claims, write what came of them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -71,6 +71,12 @@ def renew(supervisor: str) -> set[int]:
     with connection.cursor() as cursor:
         cursor.execute(_RENEW, (_adapted(timezone.now() + lease()), supervisor))
         return {int(row[0]) for row in cursor.fetchall()}
+
+
+def give_back(supervisor: str, launches: Collection[int]) -> None:
+    """Let launches that we claimed, and for certain have not started, be claimed again."""
+    ours = Launch.objects.filter(supervisor=supervisor, status=states.RUNNING, pk__in=launches)
+    ours.update(status=states.QUEUED, supervisor="", host="", started_at=None, owner_until=None)
 
 
 def to_be_cancelled(supervisor: str) -> list[int]:

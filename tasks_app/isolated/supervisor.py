@@ -142,7 +142,11 @@ class Supervisor:
         unwanted = set(ledger.to_be_cancelled(self.forker.name))
         if now >= self._next_renewal:
             self._next_renewal = now + settings.LAUNCH_LEASE_SECONDS / 3
-            unwanted |= self.running - ledger.renew(self.forker.name)
+            ours = ledger.renew(self.forker.name)
+            unwanted |= self.running - ours
+            # The answer to a claim was lost with the connection.
+            if unknown := ours - self.running - {ending.id for ending in self.ended}:
+                ledger.give_back(self.forker.name, unknown)
         if unwanted & self.running:
             self.forker.channel.send("cancelled", list(unwanted & self.running))
 

@@ -42,7 +42,6 @@ class Forker:
             environment = {
                 **os.environ,
                 **SPARING,
-                "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
                 MARK: f"{self.name}:{'':<{NUMBER_LENGTH}}",
             }
             self.process = subprocess.Popen(
