@@ -35,6 +35,7 @@ faults: setup ## the fault tests, for as long as FAULTS_SECONDS says (120)
 
 bench: setup ## every benchmark in its small size: shows that it works
 	@$(RUN)/python -m benchmarks serial --quick --json
+	@$(RUN)/python -m benchmarks launch --quick --json
 
 lint: setup ## what must hold of the code without running it
 	@$(RUN)/ruff check .

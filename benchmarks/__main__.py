@@ -4,10 +4,10 @@ import argparse
 import json
 import sys
 
-from benchmarks import serial
+from benchmarks import launch, serial
 from benchmarks.report import Report
 
-BENCHMARKS = {"serial": serial.run}
+BENCHMARKS = {"serial": serial.run, "launch": launch.run}
 
 
 def main() -> int:

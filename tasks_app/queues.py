@@ -30,7 +30,6 @@ class Queue:
     purpose: str
     autoscale_from: int | None = None
     memory_mb: int | None = None
-    tasks_per_child: int | None = None
     adjustable: bool = True
     shown: str | None = None
 
@@ -104,8 +103,6 @@ def worker_options(queue: Queue, concurrency: int) -> list[str]:
         options.append(f"--concurrency={concurrency}")
     if queue.memory_mb is not None:
         options.append(f"--max-memory-per-child={queue.memory_mb * 1024}")
-    if queue.tasks_per_child is not None:
-        options.append(f"--max-tasks-per-child={queue.tasks_per_child}")
     return options
 
 

@@ -14,7 +14,11 @@ LOST = "lost"
 #: Work in one of these will not change any more.
 FINISHED = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, OUT_OF_MEMORY, LOST})
 
-#: Celery's name for the state of an operation or a launch; it has none of its own for work that is recorded and has not begun.
+#: Those of them in which something went wrong.
+WENT_WRONG = frozenset({FAILED, TIMED_OUT, OUT_OF_MEMORY, LOST})
+
+#: Celery's name for the state of an operation or a launch; it has none of its own for work that is recorded and has
+#: not begun.
 TO_CELERY = {
     QUEUED: "QUEUED",
     RUNNING: states.STARTED,

@@ -13,7 +13,7 @@ from typing import Any
 from django.db import connection, connections
 
 from tasks_app.isolated import isolated_task
-from tasks_app.models import Score
+from tasks_app.models import Launch, Score
 
 
 @isolated_task(timeout=30)
@@ -156,7 +156,7 @@ def not_json() -> object:
 def surroundings() -> dict[str, Any]:
     """What a launch finds when it begins."""
     return {
-        "files": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1],  # without that of the listing itself
+        "files": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1],  # noqa: PTH208  (the last: its own)
         "leads_its_session": os.getsid(0) == os.getpid() == os.getpgrp(),
         "connected": [c.alias for c in connections.all(initialized_only=True) if c.connection],
         "variables": sorted(name for name in os.environ if name in {"PYTHONMALLOC", "GLIBC_TUNABLES"}),
@@ -176,3 +176,20 @@ def note(path: str, seconds: float = 0.0) -> None:
     with Path(path).open("a") as file:
         file.write(f"{os.getpid()}\n")
     time.sleep(seconds)
+
+
+# --- For scripts that a test runs in a system -------------------------------------------------------------------------
+
+
+def statuses() -> list[str]:
+    return list(Launch.objects.order_by("id").values_list("status", flat=True))
+
+
+def wait_until(*expected: str, seconds: float = 60) -> list[str]:
+    """Wait until all launches, in their order, stand as expected; or all alike, if only one word is given."""
+    deadline = time.monotonic() + seconds
+    while (found := statuses()) != list(expected) and not (len(expected) == 1 and set(found) == set(expected)):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{found} instead of {expected}")
+        time.sleep(0.05)
+    return found

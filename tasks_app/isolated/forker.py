@@ -24,7 +24,6 @@ from celery import current_app
 from django.conf import settings
 from django.db import connections
 
-from tasks_app import states
 from tasks_app.children import adopt_orphans
 from tasks_app.isolated import endings, processes
 from tasks_app.isolated.child import Surroundings, become
@@ -293,4 +292,3 @@ def main() -> None:
     gc.freeze()  # so that a child's collector does not touch, and so copy, what it shares with us
     gc.disable()
     forker.run()
-

@@ -1,10 +1,13 @@
-"""Steering launches: cancelling, whether they wait or run."""
+"""Steering launches, and looking after them from outside."""
+
+import socket
+from collections.abc import Iterable
 
 from django.utils import timezone
 
 from tasks_app import states
 from tasks_app.errors import LaunchRefused
-from tasks_app.isolated import endings
+from tasks_app.isolated import endings, processes
 from tasks_app.models import Launch
 
 
@@ -30,3 +33,13 @@ def cancel(launch: int) -> str:
     if status is None:
         raise LaunchRefused(f"There is no launch {launch}. `manage.py launches` lists them.")
     raise LaunchRefused(f"Launch {launch} is not cancelled: it is over ({status.replace('_', ' ')}).")
+
+
+def survivors(launches: Iterable[Launch]) -> int:
+    """Of how many of these launches the process still exists on this machine."""
+    here = socket.gethostname()
+    return sum(
+        processes.mark_of(launch.pid).replace(" ", "") == f"{launch.supervisor}:{launch.pk}"
+        for launch in launches
+        if launch.pid is not None and launch.host == here
+    )

@@ -155,11 +155,9 @@ class Supervisor:
         logger.error("The process that launches are forked from has died; %s of them are lost.", len(self.running))
         reason = "lost: the process that it was forked from has died, and it was killed"
         now, error = time.time(), endings.error(ProcessDied(reason))
-        lost = [
-            Ending(launch, states.LOST, reason, error, None, "", "", None, *self.began.get(launch, (None, now)), now)
-            for launch in self.running
-        ]
-        self.ended += lost
+        for launch in self.running:
+            pid, began = self.began.get(launch, (None, now))
+            self.ended.append(Ending(launch, states.LOST, reason, error, None, "", "", None, pid, began, now))
         self.running.clear()
         self.began.clear()
         name = self.forker.name

@@ -9,8 +9,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from tasks_app import states
-from tasks_app.isolated import doorbell, endings, ledger, orphans
 from tasks_app.errors import ProcessDied
+from tasks_app.isolated import doorbell, endings, ledger, orphans
 from tasks_app.models import Launch, LaunchBell
 
 LONGEST_WAIT_SECONDS = 16

@@ -4,52 +4,77 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('tasks_app', '0003_serial'),
+        ("tasks_app", "0003_serial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='LaunchBell',
+            name="LaunchBell",
             fields=[
-                ('id', models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
-                ('rung', models.BooleanField(default=False)),
-                ('rung_at', models.DateTimeField(null=True)),
-                ('rings', models.PositiveSmallIntegerField(default=0)),
+                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                ("rung", models.BooleanField(default=False)),
+                ("rung_at", models.DateTimeField(null=True)),
+                ("rings", models.PositiveSmallIntegerField(default=0)),
             ],
         ),
         migrations.CreateModel(
-            name='Launch',
+            name="Launch",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('task_id', models.CharField(max_length=255)),
-                ('task', models.CharField(max_length=255)),
-                ('arguments', models.TextField()),
-                ('status', models.CharField(choices=[('queued', 'queued'), ('running', 'running'), ('succeeded', 'succeeded'), ('failed', 'failed'), ('timed_out', 'timed_out'), ('out_of_memory', 'out_of_memory'), ('cancelled', 'cancelled'), ('lost', 'lost')], default='queued', max_length=13)),
-                ('timeout', models.FloatField()),
-                ('grace', models.FloatField()),
-                ('memory_mb', models.PositiveIntegerField()),
-                ('cancel_requested', models.BooleanField(default=False)),
-                ('supervisor', models.CharField(default='', max_length=32)),
-                ('host', models.CharField(default='', max_length=255)),
-                ('pid', models.PositiveIntegerField(null=True)),
-                ('owner_until', models.DateTimeField(null=True)),
-                ('stdout', models.TextField(default='')),
-                ('stderr', models.TextField(default='')),
-                ('result', models.TextField(null=True)),
-                ('traceback', models.TextField(null=True)),
-                ('reason', models.TextField(default='')),
-                ('exit_code', models.SmallIntegerField(null=True)),
-                ('enqueued_at', models.DateTimeField()),
-                ('started_at', models.DateTimeField(null=True)),
-                ('finished_at', models.DateTimeField(null=True)),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("task_id", models.CharField(max_length=255)),
+                ("task", models.CharField(max_length=255)),
+                ("arguments", models.TextField()),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("queued", "queued"),
+                            ("running", "running"),
+                            ("succeeded", "succeeded"),
+                            ("failed", "failed"),
+                            ("timed_out", "timed_out"),
+                            ("out_of_memory", "out_of_memory"),
+                            ("cancelled", "cancelled"),
+                            ("lost", "lost"),
+                        ],
+                        default="queued",
+                        max_length=13,
+                    ),
+                ),
+                ("timeout", models.FloatField()),
+                ("grace", models.FloatField()),
+                ("memory_mb", models.PositiveIntegerField()),
+                ("cancel_requested", models.BooleanField(default=False)),
+                ("supervisor", models.CharField(default="", max_length=32)),
+                ("host", models.CharField(default="", max_length=255)),
+                ("pid", models.PositiveIntegerField(null=True)),
+                ("owner_until", models.DateTimeField(null=True)),
+                ("stdout", models.TextField(default="")),
+                ("stderr", models.TextField(default="")),
+                ("result", models.TextField(null=True)),
+                ("traceback", models.TextField(null=True)),
+                ("reason", models.TextField(default="")),
+                ("exit_code", models.SmallIntegerField(null=True)),
+                ("enqueued_at", models.DateTimeField()),
+                ("started_at", models.DateTimeField(null=True)),
+                ("finished_at", models.DateTimeField(null=True)),
             ],
             options={
-                'verbose_name_plural': 'launches',
-                'ordering': ('-id',),
-                'indexes': [models.Index(condition=models.Q(('status', 'queued')), fields=['id'], name='launch_queued'), models.Index(condition=models.Q(('status', 'running')), fields=['supervisor'], name='launch_running'), models.Index(condition=models.Q(('status__in', ['failed', 'timed_out', 'out_of_memory', 'lost'])), fields=['-id'], name='launch_failed')],
-                'constraints': [models.UniqueConstraint(fields=('task_id',), name='launch_task_id')],
+                "verbose_name_plural": "launches",
+                "ordering": ("-id",),
+                "indexes": [
+                    models.Index(condition=models.Q(("status", "queued")), fields=["id"], name="launch_queued"),
+                    models.Index(
+                        condition=models.Q(("status", "running")), fields=["supervisor"], name="launch_running"
+                    ),
+                    models.Index(
+                        condition=models.Q(("status__in", ["failed", "timed_out", "out_of_memory", "lost"])),
+                        fields=["-id"],
+                        name="launch_failed",
+                    ),
+                ],
+                "constraints": [models.UniqueConstraint(fields=("task_id",), name="launch_task_id")],
             },
         ),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from celery import current_app
 from celery import states as celery_states
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
@@ -27,7 +28,7 @@ def limited(text: str, times: int = 1) -> str:
     return text * times
 
 
-# --- The row and the doorbell -------------------------------------------------------------------------------------------
+# --- The row and the doorbell -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db(transaction=True)
@@ -79,7 +80,7 @@ def test_without_a_broker_a_call_is_quick_and_the_launch_is_safe(monkeypatch: py
         tried.append(args)
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(doorbell.current_app, "send_task", refuse)
+    monkeypatch.setattr(current_app, "send_task", refuse)
     monkeypatch.setattr(doorbell._Broker, "silent_until", 0.0)
     doorbell.send()
     doorbell.send()
@@ -87,7 +88,7 @@ def test_without_a_broker_a_call_is_quick_and_the_launch_is_safe(monkeypatch: py
     assert len(tried) == 1  # not again for a moment
 
 
-# --- Arguments ------------------------------------------------------------------------------------------------------------
+# --- Arguments --------------------------------------------------------------------------------------------------------
 
 
 def test_an_instance_stands_for_its_primary_key() -> None:
@@ -215,7 +216,7 @@ def test_async_result_works_for_launches(status: str, result: str, state: str, e
     launched = limited.delay("a")
     Launch.objects.update(status=status, result=result, finished_at=timezone.now() if result else None)
 
-    found = AsyncResult(launched.id)
+    found: AsyncResult[Any] = AsyncResult(launched.id)
     assert (found.state, found.name, found.queue) == (state, limited.name, "isolated")
     if error:
         with pytest.raises(error):
@@ -228,7 +229,7 @@ def test_an_id_that_nobody_knows_is_pending() -> None:
     assert AsyncResult(str(uuid.uuid4())).state == celery_states.PENDING
 
 
-# --- Cancelling ---------------------------------------------------------------------------------------------------------
+# --- Cancelling -------------------------------------------------------------------------------------------------------
 
 
 def test_one_that_waits_is_cancelled_at_once_and_one_that_is_over_is_not() -> None:

@@ -120,9 +120,10 @@ def test_while_one_is_at_work_a_second_one_of_the_same_worker_leaves() -> None:
     nothing.delay()
     with _only_one() as ours:
         assert ours
+        worker = os.getppid()
         pid = os.fork()
-        if pid == 0:  # a child has the same parent as no sibling would; so it asks for our parent's lock
-            os.getppid = lambda parent=os.getppid(): parent  # type: ignore[assignment]
+        if pid == 0:
+            os.getppid = lambda: worker  # as if it were a sibling
             with _only_one() as also:
                 os._exit(int(also))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
@@ -197,7 +198,8 @@ def test_a_worker_that_is_told_to_stop_gives_launches_a_moment(
 
 
 def test_a_database_that_does_not_answer_delays_the_outcome_and_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    finish, failures = ledger.finish, []
+    finish = ledger.finish
+    failures: list[Any] = []
 
     def fail_at_first(*args: Any) -> None:
         if len(failures) < 2:
