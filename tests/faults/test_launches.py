@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -20,9 +21,12 @@ def script(system: System, code: str) -> object:
 
 def left(system: System) -> list[str]:
     """What is left of this system's launches, forkers included, dead or alive."""
-    ours = f"VAR_DIR={system.folder}".encode()
-    marked = [pid for pid in processes.everyone() if processes.mark_of(pid)]
-    return [processes.command(pid) for pid in marked if ours in Path(f"/proc/{pid}/environ").read_bytes()]
+    found = []
+    for pid in processes.everyone():
+        with suppress(psutil.Error):
+            if processes.mark_of(pid) and psutil.Process(pid).environ().get("VAR_DIR") == str(system.folder):
+                found.append(processes.command(pid))
+    return found
 
 
 def forker_of(worker: Running) -> psutil.Process:
