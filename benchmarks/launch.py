@@ -1,4 +1,4 @@
-"""Launches, side by side with a manager process that forks a worker process, and with Pebble; and how late kills are."""
+"""Launches, side by side with a manager process that forks a worker process and with Pebble, and how late kills are."""
 
 import tempfile
 from pathlib import Path

@@ -22,6 +22,7 @@ from tasks_app.isolated.processes import MARK
 MOST_RESULT = 2**20  # characters of JSON
 MOST_TRACEBACK = 20_000
 RESULT = 3  # the file descriptor that the outcome is written to
+NICE = 5  # however busy launches are, who watches their deadlines gets a processor first
 NOT_FOR_CHILDREN = ("PYTHONMALLOC", "GLIBC_TUNABLES")  # what the forker itself was started with
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
@@ -54,6 +55,7 @@ def become(order: Order, stdout: int, stderr: int, outcome: int, around: Surroun
 
 def _leave_the_forker(order: Order, pipes: tuple[int, int, int], around: Surroundings) -> None:
     os.setsid()
+    os.nice(NICE)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     die_with_parent(signal.SIGKILL)

@@ -31,7 +31,7 @@ from tasks_app.isolated.life import Cause, Life, Phase
 from tasks_app.isolated.messages import Channel, Ending, Order
 from tasks_app.isolated.processes import MARK, Process
 
-AT_ONCE = 8  # forks between two looks at the deadlines
+FORK_SECONDS = 0.015  # a fork is begun no later than this after the deadlines were looked at
 AGAIN_SECONDS = 0.01  # between two attempts to kill the same launch
 LONGEST_SLEEP = 0.5
 SHORTEST_ROUND, EFFORT = 0.1, 0.1  # between two rounds over all launches, which take up to a tenth of the time
@@ -71,10 +71,11 @@ class Forker:
                 life, number = key.data
                 life.read(self.selector, number)
         self._listen()
-        for _ in range(min(AT_ONCE, len(self.orders))):
-            self._start(self.orders.popleft())
         self._reap()
         self._look()
+        began = time.monotonic()
+        while self.orders and time.monotonic() - began < FORK_SECONDS:
+            self._start(self.orders.popleft())
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self.channel.flush() else 0)
         if not self.channel.closed:
             self.selector.modify(self.channel.socket, events)

@@ -90,7 +90,9 @@ class Life:
         if cause in {Cause.MEMORY, None}:
             self._die(now)
         else:
-            self.phase, self.due = Phase.LEAVING, now + self.order.grace
+            grace = self.order.grace
+            late = now - self.deadline if cause is Cause.DEADLINE else 0.0
+            self.phase, self.due = Phase.LEAVING, now + max(grace - late, grace / 2)
             self.signal(signal.SIGTERM)
 
     def exited(self, status: int, now: float) -> None:
