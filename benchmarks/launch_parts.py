@@ -41,7 +41,7 @@ def prefill(count: int) -> float:
 def outcome() -> dict[str, Any]:
     """From the first start to the last end, once all are over; and whether each returned what it was given."""
     _wait_until_all_are_over()
-    rows = list(Launch.objects.order_by("id").values_list("status", "result", "started_at", "finished_at"))
+    rows: list[Any] = list(Launch.objects.order_by("id").values_list("status", "result", "started_at", "finished_at"))
     began, ended = min(row[2] for row in rows), max(row[3] for row in rows)
     exact = [row[:2] for row in rows] == [("succeeded", str(number)) for number in range(len(rows))]
     return {"seconds": (ended - began).total_seconds(), "exact": exact}
@@ -52,7 +52,7 @@ def kills(count: int) -> dict[str, Any]:
     prefill(0)
     hang.launch_many(range(count))
     _wait_until_all_are_over()
-    rows = list(Launch.objects.values_list("status", "started_at", "finished_at", "timeout"))
+    rows: list[Any] = list(Launch.objects.values_list("status", "started_at", "finished_at", "timeout"))
     late = sorted(1000 * ((row[2] - row[1]).total_seconds() - row[3]) for row in rows)
     names = set(Launch.objects.values_list("supervisor", flat=True))
     marked = [pid for pid in processes.everyone() if processes.mark_of(pid).partition(":")[0] in names]

@@ -155,6 +155,7 @@ class Forker:
         due = [life for life in self.lives.values() if life.due <= now]
         whole_round = now >= self.next_round
         self._survey(self.lives.values() if whole_round else due)
+        self._reap()  # whoever was seen dead
         for life in due:
             if life.is_over(now) and life.phase is Phase.DYING:
                 self._finish(life)
