@@ -26,12 +26,14 @@ def forker() -> Iterator[warm.Forker]:
 
 
 class Runner:
+    last = 0  # the numbers of launches go on from test to test
+
     def __init__(self, forker: warm.Forker) -> None:
         self.forker = forker
-        self.last = 0
+        self.before = Runner.last
 
     def begin(self, task: Any, *args: Any, **limits: Any) -> int:
-        self.last += 1
+        Runner.last += 1
         kwargs = limits.pop("kwargs", {})
         call = task.call(args, kwargs)
         given = {"timeout": call.timeout, "grace": call.grace, "memory_mb": call.memory_mb, **limits}
@@ -46,7 +48,8 @@ class Runner:
         while len(found) < count:
             assert time.monotonic() < deadline, f"only {found}"
             self.forker.wait(0.2)
-            found += (Ending(*content) for kind, content in self.forker.messages() if kind == "ended")
+            new = (Ending(*content) for kind, content in self.forker.messages() if kind == "ended")
+            found += (ending for ending in new if ending.id > self.before)  # none that an earlier test has left
         return found
 
     def __call__(self, task: Any, *args: Any, **limits: Any) -> Ending:
