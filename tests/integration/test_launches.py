@@ -82,11 +82,11 @@ def test_what_does_not_go_is_said(sqlite_system: System) -> None:
 
 
 def test_a_worker_that_is_told_to_stop_lets_launches_finish_for_a_while(sqlite_system: System) -> None:
-    sqlite_system.environment["LAUNCH_STOP_SECONDS"] = "3"
+    sqlite_system.environment["LAUNCH_STOP_SECONDS"] = "4"
     with sqlite_system.worker(*WORKER) as worker:
         sqlite_system.python("""
 from tests.launches import *
-hang.apply_async(time_limit=4)
+hang.apply_async(time_limit=3)
 hang.apply_async(time_limit=60)
 answer = wait_until("running")""")
         assert worker.terminate(20) == 0
