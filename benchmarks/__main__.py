@@ -4,10 +4,16 @@ import argparse
 import json
 import sys
 
-from benchmarks import enqueue, fanin, parallel, serial
+from benchmarks import enqueue, fanin, launch, parallel, serial
 from benchmarks.report import Report
 
-BENCHMARKS = {"serial": serial.run, "parallel": parallel.run, "enqueue": enqueue.run, "fanin": fanin.run}
+BENCHMARKS = {
+    "serial": serial.run,
+    "parallel": parallel.run,
+    "enqueue": enqueue.run,
+    "fanin": fanin.run,
+    "launch": launch.run,
+}
 
 
 def main() -> int:

@@ -250,6 +250,43 @@ PARALLEL_LEASE_SECONDS = ENV.number(
     most=3600,
 )
 
+# --- Isolated launches --------------------------------------------------------------------------------------------
+
+LAUNCH_CONCURRENCY = ENV.number(
+    "LAUNCH_CONCURRENCY",
+    32,
+    "Launches that run at the same time, per worker of the queue `isolated`.",
+    least=1,
+    most=5000,
+)
+LAUNCH_MEMORY_MB = ENV.number(
+    "LAUNCH_MEMORY_MB",
+    512,
+    "What a launch and all it starts may use in MiB, unless its task says otherwise.",
+    least=16,
+    most=16_777_216,
+)
+LAUNCH_OUTPUT_KB = ENV.number(
+    "LAUNCH_OUTPUT_KB",
+    64,
+    "How much is kept of what a launch prints, in KiB, of its standard output and its standard error each.",
+    least=1,
+    most=16_384,
+)
+LAUNCH_LEASE_SECONDS = ENV.number(
+    "LAUNCH_LEASE_SECONDS",
+    15,
+    "A launch is lost if its supervisor has not been heard of for this long.",
+    least=1,
+    most=86400,
+)
+LAUNCH_STOP_SECONDS = ENV.number(
+    "LAUNCH_STOP_SECONDS",
+    4,
+    "When a worker is told to stop, its launches may go on for this long; then they are ended and recorded as lost.",
+    most=86400,
+)
+
 CELERY_TASK_SERIALIZER = "json"
 CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]

@@ -5,13 +5,20 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None)
 
 
-def die_with_parent() -> None:
-    """Have the kernel send TERM to this process when its parent dies (Linux; elsewhere this does nothing)."""
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send this signal to this process when its parent dies (Linux; elsewhere this does nothing)."""
     if sys.platform == "linux":
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _libc.prctl(_PR_SET_PDEATHSIG, number)
+
+
+def adopt_orphans(yes: bool = True) -> None:
+    """Have the kernel make this process the parent of every descendant that loses its own (Linux only)."""
+    if sys.platform == "linux":
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, int(yes))
 
 
 def describe_exit(code: int) -> str:

@@ -30,7 +30,7 @@ class UnknownTask(TasksAppError):
 
 
 class ProcessDied(TasksAppError):
-    """An operation or an item was given up because the process that ran it died."""
+    """An operation or an item was given up, or a launch has ended, because the process that ran it died."""
 
 
 class LaneRefused(TasksAppError):
@@ -47,3 +47,11 @@ class ItemFailed(TasksAppError):
 
 class ItemTimedOut(TasksAppError):
     """An item of a job took longer than its `item_timeout`."""
+
+
+class ResultTooLarge(TasksAppError):
+    """A launch returned more than is kept."""
+
+
+class LaunchRefused(TasksAppError):
+    """A launch was asked for something that does not go now."""

@@ -30,7 +30,6 @@ class Queue:
     purpose: str
     autoscale_from: int | None = None
     memory_mb: int | None = None
-    tasks_per_child: int | None = None
     adjustable: bool = True
     shown: str | None = None
 
@@ -46,8 +45,13 @@ CPU = Queue(
     "cpu", "prefork", CORES, "Computation on every core.", autoscale_from=1, memory_mb=300, shown="one per core"
 )
 IO = Queue("io", "threads", 16, "Work that mostly waits: pages, files, other services.")
+# One process supervises, and starts many launches at once; the other takes the messages that come meanwhile.
 ISOLATED = Queue(
-    "isolated", "prefork", 4, "Code that may hang: a fresh process per task, dead at its deadline.", tasks_per_child=1
+    "isolated",
+    "prefork",
+    2,
+    "Launches: code that may hang, in a fresh process each, dead at its deadline.",
+    adjustable=False,
 )
 
 QUEUES = (SERIAL, HIGH, CPU, IO, ISOLATED)
@@ -99,8 +103,6 @@ def worker_options(queue: Queue, concurrency: int) -> list[str]:
         options.append(f"--concurrency={concurrency}")
     if queue.memory_mb is not None:
         options.append(f"--max-memory-per-child={queue.memory_mb * 1024}")
-    if queue.tasks_per_child is not None:
-        options.append(f"--max-tasks-per-child={queue.tasks_per_child}")
     return options
 
 

@@ -8,12 +8,17 @@ SUCCEEDED = "succeeded"
 FAILED = "failed"
 CANCELLED = "cancelled"
 TIMED_OUT = "timed_out"
+OUT_OF_MEMORY = "out_of_memory"
 LOST = "lost"
 
 #: Work in one of these will not change any more.
-FINISHED = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, LOST})
+FINISHED = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, OUT_OF_MEMORY, LOST})
 
-#: Celery's name for the state of an operation; it has none of its own for work that is recorded and has not begun.
+#: Those of them in which something went wrong.
+WENT_WRONG = frozenset({FAILED, TIMED_OUT, OUT_OF_MEMORY, LOST})
+
+#: Celery's name for the state of an operation or a launch; it has none of its own for work that is recorded and has
+#: not begun.
 TO_CELERY = {
     QUEUED: "QUEUED",
     RUNNING: states.STARTED,
@@ -21,6 +26,7 @@ TO_CELERY = {
     FAILED: states.FAILURE,
     LOST: states.FAILURE,
     TIMED_OUT: states.FAILURE,
+    OUT_OF_MEMORY: states.FAILURE,
     CANCELLED: states.REVOKED,
 }
 

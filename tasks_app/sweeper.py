@@ -12,11 +12,12 @@ from typing import Any
 from celery.signals import worker_ready, worker_shutting_down
 from django.db import Error, connection
 
+from tasks_app.isolated.sweep import sweep as sweep_launches
 from tasks_app.parallel.sweep import sweep as sweep_jobs
 from tasks_app.serial.sweep import sweep as sweep_lanes
 
 SECONDS = 1.0
-PARTS: tuple[Callable[[], None], ...] = (sweep_lanes, sweep_jobs)
+PARTS: tuple[Callable[[], None], ...] = (sweep_lanes, sweep_jobs, sweep_launches)
 logger = logging.getLogger(__name__)
 _stopped = threading.Event()
 

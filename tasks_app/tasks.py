@@ -13,7 +13,8 @@ from django.utils import timezone
 from django_celery_results.models import GroupResult, TaskResult
 
 from tasks_app.fetch import fetch_page
-from tasks_app.models import Counter, Entry, Job, Operation, PlainCounter, Run, Score
+from tasks_app.isolated import isolated_task
+from tasks_app.models import Counter, Entry, Job, Launch, Operation, PlainCounter, Run, Score
 from tasks_app.parallel import over
 from tasks_app.pruning import delete_in_batches
 from tasks_app.serial import serial_task
@@ -175,7 +176,7 @@ def update_metrics(entry_id: int) -> dict[str, int]:
 LAUNCH_SECONDS = 2
 
 
-@shared_task(queue="isolated", time_limit=LAUNCH_SECONDS)
+@isolated_task(timeout=LAUNCH_SECONDS)
 def call_stuck_partner(entry_id: int) -> None:
     """Stands for code that you do not trust: it never returns."""
     while True:
@@ -194,5 +195,6 @@ def delete_old_results() -> dict[str, int]:
         "group results": delete_in_batches(GroupResult.objects.filter(date_done__lt=oldest)),
         "jobs": delete_in_batches(Job.objects.filter(finished_at__lt=oldest)),
         "operations": delete_in_batches(Operation.objects.filter(finished_at__lt=oldest)),
+        "launches": delete_in_batches(Launch.objects.filter(finished_at__lt=oldest)),
         "runs": delete_in_batches(Run.objects.filter(started_at__lt=oldest)),
     }

@@ -2,9 +2,9 @@
 
 from django.contrib import admin
 
-from tasks_app.admin import access, content, display, groups, jobs, lanes, periodic, results, runs
+from tasks_app.admin import access, content, display, groups, jobs, lanes, launches, periodic, results, runs
 
-__all__ = ["access", "content", "display", "groups", "jobs", "lanes", "periodic", "results", "runs"]
+__all__ = ["access", "content", "display", "groups", "jobs", "lanes", "launches", "periodic", "results", "runs"]
 
 admin.site.index_title = "Overview"
 admin.site.empty_value_display = display.NOTHING

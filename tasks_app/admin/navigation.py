@@ -18,6 +18,7 @@ GROUPS = {
             "How far each job is, and what failed; pause, cancel, retry",
         ),
         ("Lanes", "view_stream", "tasks_app", "lane", "How many operations wait, and for how long; pause and resume"),
+        ("Launches", "rocket_launch", "tasks_app", "launch", "Code in processes of its own: how each ended, and why"),
         ("Group results", "account_tree", "django_celery_results", "groupresult", "Groups of tasks that were saved"),
         ("Runs", "play_circle", "tasks_app", "run", "Who started which workload, and the tasks it became"),
     ),

@@ -4,6 +4,7 @@ from tasks_app.models.counter import Counter, PlainCounter
 from tasks_app.models.entry import Entry
 from tasks_app.models.job import Block, Chunk, Failure, Job
 from tasks_app.models.lane import Doorbell, Lane, LaneCount, lane_of
+from tasks_app.models.launch import Launch, LaunchBell
 from tasks_app.models.operation import Operation
 from tasks_app.models.run import Run
 from tasks_app.models.score import Score
@@ -19,6 +20,8 @@ __all__ = [
     "Job",
     "Lane",
     "LaneCount",
+    "Launch",
+    "LaunchBell",
     "Operation",
     "PlainCounter",
     "Run",

@@ -10,8 +10,8 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from django_celery_results.backends import database
 
 from tasks_app import states
-from tasks_app.models import Operation
-from tasks_app.queues import SERIAL
+from tasks_app.models import Launch, Operation
+from tasks_app.queues import ISOLATED, SERIAL
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.1  # seconds between two looks at a result that somebody waits for
 
@@ -26,13 +26,16 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         return meta
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        """The state of a task or an operation. An id that is neither has the state PENDING, which is Celery's
-        unknown.
+        """The state of a task, an operation or a launch. An id that is none of them has the state PENDING, which is
+        Celery's unknown.
         """
         if not self.TaskModel._default_manager.filter(task_id=task_id).exists():
             operation = Operation.objects.filter(task_id=task_id).first()
             if operation is not None:
                 return dict(self.meta_from_decoded(_described(operation)))
+            launch = Launch.objects.filter(task_id=task_id).first()
+            if launch is not None:
+                return dict(self.meta_from_decoded(_launch(launch)))
         return dict(super()._get_task_meta_for(task_id))
 
     def wait_for(
@@ -73,5 +76,19 @@ def _described(operation: Operation) -> dict[str, Any]:
         "name": operation.task,
         "queue": SERIAL.name,
         "retries": max(0, operation.attempts - 1),
+        "children": [],
+    }
+
+
+def _launch(launch: Launch) -> dict[str, Any]:
+    return {
+        "task_id": launch.task_id,
+        "status": states.TO_CELERY[launch.status],
+        "result": json.loads(launch.result) if launch.result is not None else None,
+        "traceback": launch.traceback,
+        "date_done": launch.finished_at,
+        "name": launch.task,
+        "queue": ISOLATED.name,
+        "retries": 0,
         "children": [],
     }

@@ -16,7 +16,7 @@ from django.db.models import Count, QuerySet
 from django_celery_results.models import TaskResult
 
 from tasks_app import states
-from tasks_app.models import Operation, Run
+from tasks_app.models import Run
 
 SLICE = 10_000  # ids in one query; SQLite takes up to 250,000 parameters, PostgreSQL 65,535
 
@@ -81,8 +81,8 @@ class Workload(ABC):
         for ids in batched(run.task_ids, SLICE):
             yield TaskResult.objects.filter(task_id__in=ids)
 
-    def operations(self, run: Run) -> Iterator[QuerySet[Operation]]:
-        """The operations among the run's tasks, a slice at a time; a workload without serial tasks has none."""
+    def operations(self, run: Run) -> Iterator[QuerySet[Any]]:
+        """The operations or launches among the run's tasks, a slice at a time; many a workload has none."""
         return iter(())
 
     def live(self, run: Run) -> list[tuple[str, str]]:
@@ -99,7 +99,7 @@ class Workload(ABC):
                 tally[states.word(state)] += number
         for operations in self.operations(run):
             for state, number in operations.order_by().values_list("status").annotate(Count("pk")):
-                tally[states.FAILED if state == states.LOST else state] += number
+                tally[states.FAILED if state in states.WENT_WRONG else state] += number
         counted = {word: tally[word] for word in (states.RUNNING, states.SUCCEEDED, states.FAILED, states.CANCELLED)}
         return Progress(total=self.total(run), **counted)
 
@@ -122,7 +122,7 @@ class Workload(ABC):
                 error = json.loads(failed.result)
                 return f"{failed.task_name}: {error['exc_type']}: {' '.join(map(str, error['exc_message']))}"
         for operations in self.operations(run):
-            refused = operations.filter(status__in=[states.FAILED, states.LOST]).order_by("id").first()
+            refused = operations.filter(status__in=states.WENT_WRONG).order_by("id").first()
             if refused is not None:
                 error = json.loads(refused.result or "{}")
                 return f"{refused.task}: {error['exc_type']}: {' '.join(map(str, error['exc_message']))}"

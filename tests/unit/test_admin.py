@@ -18,7 +18,7 @@ from django_celery_results.models import GroupResult, TaskResult
 
 from tasks_app import states
 from tasks_app.admin import base
-from tasks_app.models import Counter, Entry, Job, Lane, Operation, Run, Score
+from tasks_app.models import Counter, Entry, Job, Lane, Launch, Operation, Run, Score
 from tasks_app.models.serial import outside_lanes
 
 pytestmark = pytest.mark.django_db
@@ -102,6 +102,29 @@ def job(nth: int, **values: Any) -> Job:
     return Job(**{**defaults, **values})
 
 
+def launch(nth: int, **values: Any) -> Launch:
+    status = Launch.STATUSES[nth % len(Launch.STATUSES)]
+    defaults = {
+        "task_id": f"{nth:08d}-0000-4000-8000-000000000000",
+        "task": "tasks_app.tasks.call_stuck_partner",
+        "arguments": json.dumps([[nth], {}]),
+        "status": status,
+        "timeout": 2,
+        "grace": 0.1,
+        "memory_mb": 512,
+        "host": "" if status == states.QUEUED else "host",
+        "pid": None if status == states.QUEUED else nth,
+        "result": json.dumps(ERROR if status in states.WENT_WRONG else nth),
+        "stdout": HTML,
+        "reason": "killed by signal 11, SIGSEGV, after 3.2 s" if status == states.FAILED else "",
+        "exit_code": -11 if status == states.FAILED else None,
+        "enqueued_at": NOW,
+        "started_at": None if status == states.QUEUED else NOW,
+        "finished_at": NOW if status in states.FINISHED else None,
+    }
+    return Launch(**{**defaults, **values})
+
+
 #: Makes the nth row of each model, not saved yet.
 ROWS: dict[type[Model], Callable[[int], Model]] = {
     TaskResult: task_result,
@@ -109,6 +132,7 @@ ROWS: dict[type[Model], Callable[[int], Model]] = {
     Run: run,
     Operation: operation,
     Job: job,
+    Launch: launch,
     Lane: lambda nth: Lane(pk=10_000 + nth, paused=nth == 1, blocked_by=nth if nth == 2 else None, drained_at=NOW),
     PeriodicTask: periodic_task,
     IntervalSchedule: lambda nth: IntervalSchedule(every=nth + 2, period="minutes"),
@@ -279,8 +303,52 @@ def test_only_who_may_change_lanes_and_operations_steers_them(
     assert contents(model) != before
 
 
+def test_only_who_may_change_launches_cancels_them(onlooker: Client, superuser: Client) -> None:
+    waits, runs, over = (launch(nth, status=status) for nth, status in enumerate(("queued", "running", "failed")))
+    for row in (waits, runs, over):
+        row.save()
+    before = contents(Launch)
+
+    act(onlooker, Launch, "cancel", waits.pk, runs.pk, over.pk)
+    assert contents(Launch) == before
+
+    text = act(superuser, Launch, "cancel", waits.pk, runs.pk, over.pk).text
+    assert "2 cancelled; what runs is ended within a moment." in text
+    assert f"Launch {over.pk} is not cancelled: it is over (failed)." in text
+    assert [(row["status"], row["cancel_requested"]) for row in contents(Launch)] == [
+        ("cancelled", False),
+        ("running", True),
+        ("failed", False),
+    ]
+
+
+def test_a_launch_shows_how_it_ended_and_what_it_printed(superuser: Client) -> None:
+    row = launch(3, stderr="Fatal Python error")
+    row.save()
+
+    text = superuser.get(page(Launch, "change", row.pk)).text
+
+    assert "killed by signal 11, SIGSEGV, after 3.2 s (exit code -11)" in text
+    assert "Fatal Python error" in text
+    assert ESCAPED in text
+    assert HTML not in text
+    assert "2 s, then 0.1 s to leave; 512 MiB" in text
+    assert "process 3 on host" in text
+
+
+@pytest.mark.parametrize("word", Launch.STATUSES)
+def test_launches_are_filtered_by_state_and_found_by_id(word: str, superuser: Client) -> None:
+    make(Launch, range(2 * len(Launch.STATUSES)))
+    left = superuser.get(page(Launch), {"state": word}).context["cl"].result_list
+    assert [row.status for row in left] == [word] * 2
+    found = superuser.get(page(Launch), {"q": left[0].task_id[:8]}).context["cl"].result_list
+    assert list(found) == [left[0]]
+    one = superuser.get(page(Launch), {"task": "tasks_app.tasks.call_stuck_partner", "state": word})
+    assert len(one.context["cl"].result_list) == 2
+
+
 @pytest.mark.parametrize(
-    "model", [TaskResult, GroupResult, Run, Operation, Lane, Counter, Score], ids=lambda model: model.__name__
+    "model", [TaskResult, GroupResult, Run, Operation, Launch, Lane, Counter, Score], ids=lambda model: model.__name__
 )
 def test_what_the_system_writes_is_neither_added_nor_changed_by_hand(model: type[Model], superuser: Client) -> None:
     make(model, range(1))
@@ -300,7 +368,7 @@ def test_rows_are_deleted_or_the_page_says_that_they_may_not_be(model: type[Mode
     several = act(superuser, model, "delete_selected", second)
     assert several.status_code == 200
     left = model._default_manager.filter(pk__in=[first, second]).count()
-    assert (single.status_code, left) == ((403, 2) if model in {Counter, Lane, Operation} else (302, 0))
+    assert (single.status_code, left) == ((403, 2) if model in {Counter, Lane, Launch, Operation} else (302, 0))
 
 
 # --- Lists that stay quick --------------------------------------------------------------------------------------------

@@ -23,11 +23,7 @@ OPTIONS: list[tuple[Queue, int, list[str]]] = [
         ["--queues=cpu", "--hostname=cpu@%h", "--pool=prefork", "--autoscale=8,1", "--max-memory-per-child=307200"],
     ),
     (IO, 16, ["--queues=io", "--hostname=io@%h", "--pool=threads", "--concurrency=16"]),
-    (
-        ISOLATED,
-        4,
-        ["--queues=isolated", "--hostname=isolated@%h", "--pool=prefork", "--concurrency=4", "--max-tasks-per-child=1"],
-    ),
+    (ISOLATED, 2, ["--queues=isolated", "--hostname=isolated@%h", "--pool=prefork", "--concurrency=2"]),
 ]
 FIBONACCI = tasks.fibonacci.name
 
@@ -107,4 +103,4 @@ def test_a_task_without_a_queue_or_a_route_goes_to_the_default_queue() -> None:
 def test_each_adjustable_queue_has_a_variable_of_its_own() -> None:
     variables = [queue.variable for queue in QUEUES if queue.adjustable]
 
-    assert variables == ["HIGH_CONCURRENCY", "CPU_CONCURRENCY", "IO_CONCURRENCY", "ISOLATED_CONCURRENCY"]
+    assert variables == ["HIGH_CONCURRENCY", "CPU_CONCURRENCY", "IO_CONCURRENCY"]

@@ -14,12 +14,12 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from django_celery_results.models import TaskResult
 
 from tasks_app import states, tasks
-from tasks_app.models import Chunk, Entry, Job, Operation, Run, Score
+from tasks_app.models import Chunk, Entry, Job, Launch, Operation, Run, Score
 from tasks_app.parallel.testing import run_jobs
 from tasks_app.workloads import WORKLOADS, Progress, Verdict
 from tasks_app.workloads.base import batched, ids_of, in_threads, in_words
 from tasks_app.workloads.fibonacci import numbers_up_to
-from tasks_app.workloads.launches import GRACE_SECONDS
+from tasks_app.workloads.launches import LATENESS_SECONDS
 from tasks_app.workloads.periodic import NAME
 from tests.unit.conftest import Message
 
@@ -311,30 +311,40 @@ def launched(*endings: tuple[str, str, float]) -> Run:
     """A run of launches that ended so: the state, the error and after how many seconds."""
     started = timezone.now() - timedelta(minutes=1)
     for number, (status, error, seconds) in enumerate(endings):
-        row = add(f"launch-{number}", {"exc_type": error, "exc_message": [2], "exc_module": "m"}, status)
-        TaskResult.objects.filter(pk=row.pk).update(
-            date_started=started, date_done=started + timedelta(seconds=seconds)
+        Launch.objects.create(
+            task_id=f"launch-{number}",
+            task="tasks_app.tasks.call_stuck_partner",
+            arguments="[[1],{}]",
+            status=status,
+            result=json.dumps({"exc_type": error, "exc_message": [2], "exc_module": "m"}),
+            timeout=2,
+            grace=0.1,
+            memory_mb=512,
+            enqueued_at=started,
+            started_at=started,
+            finished_at=started + timedelta(seconds=seconds),
         )
     return make_run("launches", [f"launch-{number}" for number in range(len(endings))], limit=8)
 
 
-LATE = tasks.LAUNCH_SECONDS + GRACE_SECONDS + 0.1
+LATE = tasks.LAUNCH_SECONDS + LATENESS_SECONDS + 0.1
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("ending", "ok"),
     [
-        (("FAILURE", "TimeLimitExceeded", 2.1), True),
-        (("FAILURE", "TimeLimitExceeded", LATE), False),
-        (("FAILURE", "DoesNotExist", 0.1), False),
-        (("SUCCESS", "", 0.1), False),
-        (("REVOKED", "TaskRevokedError", 0.1), False),
+        (("timed_out", "TimeLimitExceeded", 2.1), True),
+        (("timed_out", "TimeLimitExceeded", LATE), False),
+        (("failed", "DoesNotExist", 0.1), False),
+        (("lost", "ProcessDied", 0.1), False),
+        (("succeeded", "", 0.1), False),
+        (("cancelled", "TaskRevokedError", 0.1), False),
     ],
-    ids=["in time", "late", "another error", "it returned", "cancelled"],
+    ids=["in time", "late", "another error", "lost", "it returned", "cancelled"],
 )
 def test_a_launch_that_ended_late_or_in_another_way_is_wrong(ending: tuple[str, str, float], ok: bool) -> None:
-    found = verdict(launched(("FAILURE", "TimeLimitExceeded", 2.05), ending))
+    found = verdict(launched(("timed_out", "TimeLimitExceeded", 2.05), ending))
 
     assert found.ok is ok
     assert found.text.startswith(f"{2 if ending[1] == 'TimeLimitExceeded' else 1} of 2 ended at the deadline of 2 s")
@@ -380,7 +390,7 @@ WHOLE: dict[str, Callable[[], Run]] = {
     "identifiers": lambda: finished("identifiers", IDENTIFIERS, count=5, chunk=2),
     "words": lambda: finished("words", ["text", {"a": 1}, {"a": 1}], urls=["u"], words=["a"]),
     "visits": lambda: finished("visits", [{"words": 1}], visits=1, answer_ms=1),
-    "launches": lambda: launched(("FAILURE", "TimeLimitExceeded", 2.1)),
+    "launches": lambda: launched(("timed_out", "TimeLimitExceeded", 2.1)),
 }
 
 
@@ -394,10 +404,11 @@ def test_a_run_with_a_failed_task_is_wrong_and_the_error_is_said(slug: str) -> N
     run = WHOLE[slug]()
     error = json.dumps({"exc_type": "ZeroDivisionError", "exc_message": ["by", 0], "exc_module": "builtins"})
     TaskResult.objects.filter(task_id=run.task_ids[-1]).update(status="FAILURE", result=error, task_name="the.task")
+    Launch.objects.filter(task_id=run.task_ids[-1]).update(status=states.FAILED, result=error)
 
     found = verdict(run)
     assert not found.ok
-    if slug != "launches":  # whose tasks all fail
+    if slug != "launches":  # all of which fail
         assert found.text == "the.task: ZeroDivisionError: by 0"
 
 
@@ -409,6 +420,7 @@ def test_a_run_with_cancelled_tasks_is_wrong_and_can_be_judged(slug: str, how_ma
     ids = run.task_ids if how_many == "all" else run.task_ids[:1]
     TaskResult.objects.filter(task_id__in=ids).update(status="REVOKED", date_started=None)
     Operation.objects.filter(task_id__in=ids).update(status=states.CANCELLED, result=None)
+    Launch.objects.filter(task_id__in=ids).update(status=states.CANCELLED, result=None)
 
     found = verdict(run)
     assert not found.ok
@@ -469,10 +481,10 @@ def test_visits_go_round_the_live_entries_and_launches_take_each_once(sent: Sent
     run = WORKLOADS["visits"].start({"visits": 5})
     assert [message.args[0] for message in sent()] == [live[0], live[1], live[0], live[1], live[0]]
     assert run.inputs["answer_ms"] < 1000
-    WORKLOADS["launches"].start({"limit": 5})
-    assert [(message.queue, message.args[0]) for message in sent()] == [("isolated", pk) for pk in live]
-    WORKLOADS["launches"].start({"limit": 1})
-    assert len(sent()) == 1
+    run = WORKLOADS["launches"].start({"limit": 5})
+    rows = Launch.objects.filter(task_id__in=run.task_ids).order_by("id")
+    assert [json.loads(row.arguments) for row in rows] == [[[pk], {}] for pk in live]
+    assert len(WORKLOADS["launches"].start({"limit": 1}).task_ids) == 1
 
 
 @pytest.mark.django_db

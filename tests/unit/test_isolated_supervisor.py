@@ -1,0 +1,289 @@
+"""The supervisor and the sweeper, with the ledger and with real processes: at most once, and nothing waits for ever."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.db import OperationalError, connection, connections
+from django.utils import timezone
+
+from tasks_app.children import adopt_orphans
+from tasks_app.isolated import doorbell, launches, ledger, stopping, supervise, sweep, warm
+from tasks_app.isolated.supervisor import Supervisor, _only_one
+from tasks_app.models import Launch, LaunchBell
+from tests.launches import fail, hang, nothing, stubborn
+from tests.servers import wait_for
+
+pytestmark = pytest.mark.django_db(transaction=True)
+#: The SQLite database of these tests lives in memory, where two threads lock each other out.
+two_threads = pytest.mark.skipif(connection.vendor == "sqlite", reason="needs a database that two threads can use")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forker_ends_with_this_module() -> Iterator[None]:
+    yield
+    warm.let_go()
+    adopt_orphans(yes=False)
+
+
+@pytest.fixture(autouse=True)
+def rings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often the doorbell was sent; it goes nowhere."""
+    sent: list[int] = []
+    monkeypatch.setattr(doorbell, "send", lambda: sent.append(1))
+    return sent
+
+
+def statuses() -> list[str]:
+    return list(Launch.objects.order_by("id").values_list("status", flat=True))
+
+
+def in_thread(work: Callable[[], Any]) -> threading.Thread:
+    def run() -> None:
+        try:
+            work()
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_everything_that_waits_is_run_and_its_outcome_kept() -> None:
+    results = [nothing.delay(number) for number in range(40)]
+    failed = fail.launch("no cover")
+
+    supervise()
+
+    assert [result.get(timeout=1) for result in results] == list(range(40))
+    failed.refresh_from_db()
+    assert (failed.status, failed.reason) == ("failed", "ValueError: no cover, after 0.0 s")
+    assert "raise ValueError(text)" in (failed.traceback or "")
+    assert failed.finished_at >= failed.started_at >= failed.enqueued_at
+    assert (failed.exit_code, failed.owner_until) == (1, None)
+
+
+def test_the_flag_is_down_afterwards_and_a_doorbell_too_many_finds_nothing() -> None:
+    nothing.delay()
+    supervise()
+    supervise()
+
+    assert statuses() == ["succeeded"]
+    assert not LaunchBell.objects.get().rung
+
+
+@two_threads
+def test_no_more_run_at_once_than_the_setting_says(settings: LazySettings) -> None:
+    settings.LAUNCH_CONCURRENCY = 2
+    for _ in range(4):
+        hang.apply_async(time_limit=0.3)
+    most = []
+
+    thread = in_thread(supervise)
+    while thread.is_alive():
+        most.append(Launch.objects.filter(status="running").count())
+    thread.join()
+
+    assert statuses() == ["timed_out"] * 4
+    assert max(most) == 2
+
+
+def test_a_claim_is_made_once_whoever_asks() -> None:
+    nothing.launch_many(range(10))
+
+    first, second = ledger.claim("a" * 32, "here", 6), ledger.claim("b" * 32, "there", 6)
+
+    assert [len(first), len(second)] == [6, 4]
+    assert not {order.id for order in first} & {order.id for order in second}
+    assert ledger.claim("c" * 32, "here", 6) == []
+
+
+def test_what_a_launch_came_to_is_not_written_for_another_owner() -> None:
+    launch = nothing.launch()
+    ledger.claim("a" * 32, "here", 1)
+    supervisor = Supervisor(warm.forker())
+    supervisor.running = {launch.pk}
+    supervisor.forker.channel.send("start", [(launch.pk, "x", nothing.name, "[[],{}]", 5, 0.1, 512)])
+
+    supervisor.run()
+
+    assert statuses() == ["running"]
+
+
+def test_while_one_is_at_work_a_second_one_of_the_same_worker_leaves() -> None:
+    nothing.delay()
+    with _only_one() as ours:
+        assert ours
+        worker = os.getppid()
+        pid = os.fork()
+        if pid == 0:
+            os.getppid = lambda: worker  # as if it were a sibling
+            with _only_one() as also:
+                os._exit(int(also))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@two_threads
+def test_one_that_runs_is_cancelled_by_its_supervisor() -> None:
+    launch = hang.launch()
+    Launch.objects.update(timeout=30)
+    thread = in_thread(supervise)
+    wait_for(lambda: Launch.objects.filter(pid__isnull=False).exists(), "it runs, and says where")
+
+    assert launches.cancel(launch.pk) == "running"
+    thread.join(10)
+
+    launch.refresh_from_db()
+    assert launch.status == "cancelled"
+    assert launch.reason.startswith("cancelled after")
+    assert Launch.objects.filter(pk=launch.pk, host__gt="", pid__gt=0).exists()
+
+
+@two_threads
+def test_one_that_is_not_ours_any_more_is_ended(settings: LazySettings) -> None:
+    settings.LAUNCH_LEASE_SECONDS = 1
+    launch = hang.launch()
+    Launch.objects.update(timeout=30)
+    thread = in_thread(supervise)
+    wait_for(lambda: Launch.objects.filter(pid__isnull=False).exists(), "it runs")
+
+    Launch.objects.update(status="lost")
+    thread.join(10)
+
+    assert not thread.is_alive()
+    launch.refresh_from_db()
+    assert launch.status == "lost"
+
+
+@two_threads
+def test_when_the_forker_dies_its_launches_are_lost_and_the_rest_is_run(settings: LazySettings) -> None:
+    settings.LAUNCH_CONCURRENCY = 2
+    lost = [stubborn.launch(), stubborn.launch()]
+    Launch.objects.update(timeout=30)
+    nothing.delay(1)
+    thread = in_thread(supervise)
+    wait_for(lambda: Launch.objects.filter(pid__isnull=False).count() == 2, "two run")
+
+    os.kill(warm.forker().pid, 9)
+    thread.join(20)
+
+    assert statuses() == ["lost", "lost", "succeeded"]
+    lost[0].refresh_from_db()
+    assert lost[0].reason == "lost: the process that it was forked from has died, and it was killed"
+
+
+@two_threads
+def test_a_worker_that_is_told_to_stop_gives_launches_a_moment(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.LAUNCH_STOP_SECONDS = 1
+    hang.apply_async(time_limit=0.5)
+    hang.apply_async(time_limit=30)
+    settings.LAUNCH_CONCURRENCY = 2
+    nothing.delay()
+    thread = in_thread(supervise)
+    wait_for(lambda: Launch.objects.filter(status="running").count() == 2, "two run")
+
+    monkeypatch.setattr(stopping, "is_told", lambda: True)
+    thread.join(10)
+
+    assert statuses() == ["timed_out", "lost", "queued"]
+    assert "because its worker was told to stop" in Launch.objects.get(status="lost").reason
+
+
+def test_a_database_that_does_not_answer_delays_the_outcome_and_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = ledger.finish
+    failures: list[Any] = []
+
+    def fail_at_first(*args: Any) -> None:
+        if len(failures) < 2:
+            failures.append(args)
+            raise OperationalError("the server closed the connection")
+        finish(*args)
+
+    monkeypatch.setattr(ledger, "finish", fail_at_first)
+    result = nothing.delay(7)
+
+    supervise()
+
+    assert len(failures) == 2
+    assert result.get(timeout=1) == 7
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim, answers = ledger.claim, []
+
+    def lose_the_first_answer(*args: Any) -> Any:
+        answers.append(claim(*args))
+        if len(answers) == 1:
+            raise OperationalError("the server closed the connection")
+        return answers[-1]
+
+    monkeypatch.setattr(ledger, "claim", lose_the_first_answer)
+    lost, other = nothing.delay(1), nothing.delay(2)
+    Launch.objects.filter(task_id=other.id).update(status="cancelled")
+
+    supervise()
+    assert Launch.objects.get(task_id=lost.id).status == "running"
+    Launch.objects.filter(task_id=other.id).update(status="queued")
+    supervise()
+
+    assert [lost.get(timeout=1), other.get(timeout=1)] == [1, 2]
+
+
+# --- The sweeper ------------------------------------------------------------------------------------------------------
+
+
+def age_the_bell(seconds: float) -> None:
+    LaunchBell.objects.update(rung_at=timezone.now() - timedelta(seconds=seconds))
+
+
+def test_a_doorbell_that_was_lost_is_rung_again_each_time_later(rings: list[int]) -> None:
+    nothing.delay()
+    assert len(rings) == 1
+    sweep.sweep()
+    assert len(rings) == 1  # it may be on its way
+    for times, patience in enumerate((1, 2, 4, 8, 16, 16), start=2):
+        age_the_bell(patience + 0.1)
+        sweep.sweep()
+        assert len(rings) == times
+        sweep.sweep()
+        age_the_bell(min(2 * patience, 16) - 1)
+        sweep.sweep()
+        assert len(rings) == times
+
+
+def test_a_caller_that_died_before_it_rang_is_rung_for(rings: list[int]) -> None:
+    nothing.delay()
+    doorbell.answer()
+    rings.clear()
+
+    sweep.sweep()
+    assert len(rings) == 1
+
+    Launch.objects.update(status="succeeded")
+    age_the_bell(100)
+    sweep.sweep()
+    assert len(rings) == 1  # nothing waits
+
+
+def test_a_launch_whose_supervisor_is_not_heard_of_is_lost_and_never_starts_again() -> None:
+    launch, kept = nothing.launch(), nothing.launch()
+    ledger.claim("a" * 32, "elsewhere", 2)
+    Launch.objects.filter(pk=launch.pk).update(owner_until=timezone.now() - timedelta(seconds=1))
+
+    sweep.sweep()
+    supervise()
+
+    assert statuses() == ["lost", "running"]
+    launch.refresh_from_db()
+    assert launch.reason == "lost: its supervisor on elsewhere died or was cut off, and nobody knows how far it came"
+    assert json.loads(launch.result or "")["exc_type"] == "ProcessDied"
+    kept.refresh_from_db()
+    assert kept.owner_until is not None
