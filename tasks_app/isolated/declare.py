@@ -27,6 +27,7 @@ class IsolatedTask(Task):  # type: ignore[type-arg]
     abstract = True
     queue = ISOLATED.name
     ignore_result = True  # the launch holds the result
+    called_in_process = False  # a job does not map it
 
     timeout: float
     memory_mb: int | None = None

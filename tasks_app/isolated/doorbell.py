@@ -4,21 +4,14 @@ A caller rings after its commit: whoever turns the flag from down to up sends th
 down before it looks. So a launch that it did not see has found the flag down, and somebody sends a message for it.
 """
 
-import logging
-import time
-
-from celery import current_app
 from django.db import connection, transaction
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 
-from tasks_app.errors import BrokerUnavailable
+from tasks_app import bell
 from tasks_app.models import LaunchBell
 from tasks_app.queues import ISOLATED
 
 SUPERVISE = "tasks_app.isolated.supervise"
-SILENCE_SECONDS = 1.0
-logger = logging.getLogger(__name__)
 
 _RING = """
     INSERT INTO tasks_app_launchbell (id, rung, rung_at, rings) VALUES (1, %s, %s, 0)
@@ -45,21 +38,7 @@ def ring() -> None:
 
 def send() -> None:
     """Send the message. If the broker is down the sweeper sends it later: the launch is safe in the ledger."""
-    if time.monotonic() < _Broker.silent_until:
-        return
-    try:
-        current_app.send_task(SUPERVISE, queue=ISOLATED.name, ignore_result=True, retry=False)
-    except (OperationalError, OSError, BrokerUnavailable) as error:
-        _Broker.silent_until = time.monotonic() + SILENCE_SECONDS
-        logger.warning("The doorbell for launches was not sent: %s. It is sent once the broker answers.", error)
-
-
-class _Broker:
-    """After a failure nobody in this process tries again for a moment, so that callers do not wait for it one by
-    one.
-    """
-
-    silent_until = 0.0
+    bell.send(SUPERVISE, (), ISOLATED.name, "The doorbell for launches")
 
 
 def answer() -> None:

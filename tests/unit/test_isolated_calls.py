@@ -81,7 +81,7 @@ def test_without_a_broker_a_call_is_quick_and_the_launch_is_safe(monkeypatch: py
         raise ConnectionRefusedError
 
     monkeypatch.setattr(current_app, "send_task", refuse)
-    monkeypatch.setattr(doorbell._Broker, "silent_until", 0.0)
+    monkeypatch.setattr(bell._Broker, "silent_until", 0.0)
     doorbell.send()
     doorbell.send()
 
