@@ -13,6 +13,7 @@ from celery.result import AsyncResult
 from django.db import transaction
 from django.utils import timezone
 
+from tasks_app import bell
 from tasks_app.errors import LaunchRefused, NotJson, ProcessDied
 from tasks_app.isolated import doorbell, endings, enqueue, isolated_task
 from tasks_app.isolated import launches as steering
