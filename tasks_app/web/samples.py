@@ -5,6 +5,7 @@ its module, and these do nothing when imported.
 """
 
 import pydoc
+import threading
 from functools import lru_cache
 from importlib import import_module
 
@@ -13,6 +14,8 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
 from tasks_app.workloads.words import SAMPLES
+
+_one_at_a_time = threading.Lock()  # pydoc is not made for several threads
 
 
 @require_GET
@@ -29,4 +32,5 @@ def sample(request: HttpRequest, name: str) -> HttpResponse:
 
 @lru_cache(maxsize=len(SAMPLES))
 def rendered(name: str) -> str:
-    return pydoc.HTMLDoc().page(name, pydoc.HTMLDoc().document(import_module(name), name))
+    with _one_at_a_time:
+        return pydoc.HTMLDoc().page(name, pydoc.HTMLDoc().document(import_module(name), name))

@@ -41,7 +41,7 @@ def test_a_session_that_has_ended_leads_to_signing_in(visitor: Page, site: Site)
 
 def test_an_account_that_may_only_look_sees_no_start_button_and_is_refused(visitor: Page, site: Site) -> None:
     site.sign_in(visitor, "reader")
-    expect(visitor.locator(".card.workload")).to_have_count(7)
+    expect(visitor.locator(".card.workload")).to_have_count(8)
     expect(visitor.get_by_role("button", name="Start")).to_have_count(0)
     expect(card(visitor, "serial")).to_contain_text("Your account may not start work.")
     expect(card(visitor, "serial").get_by_label("Threads")).to_be_disabled()

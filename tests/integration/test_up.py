@@ -97,8 +97,11 @@ def test_kill_any_process_and_it_is_said_and_started_again(part: str, killable: 
 
 
 def test_kill_the_valkey_server_and_work_goes_on(killable: Running) -> None:
-    server = next(p for p in killable.descendants() if "valkey-server" in p.name())
-    server.kill()
+    def servers() -> list[psutil.Process]:
+        return [process for process in killable.descendants() if "valkey-server" in process.name()]
+
+    wait_for(servers, "the server runs, also after its keeper was killed")
+    servers()[0].kill()
     wait_for(lambda: "The broker ended unexpectedly (killed by signal 9, SIGKILL)" in killable.output(), "it is said")
     code = "from tasks_app.tasks import increment_value\nanswer = increment_value.delay('after').get(timeout=30)"
     assert killable.system.python(code) == 1
@@ -107,6 +110,7 @@ def test_kill_the_valkey_server_and_work_goes_on(killable: Running) -> None:
 @pytest.mark.parametrize(("part", "said"), [("cpu", "signal 9 (SIGKILL)"), ("web", "SIGKILL")])
 def test_kill_a_process_of_a_pool_and_it_is_said_and_replaced(part: str, said: str, killable: Running) -> None:
     pool = killable.child(PARTS[part])
+    wait_for(pool.children, "it has processes, also after it was killed itself")
     victim, before = pool.children()[0], killable.output().count(said)
     victim.kill()
     wait_for(lambda: killable.output().count(said) > before, f"the death of a process of {part} is reported")

@@ -18,6 +18,7 @@ from celery.exceptions import CDeprecationWarning
 from django.conf import settings
 from django.contrib.auth.models import Permission, User
 
+from tasks_app import bell
 from tasks_app.queues import QUEUES
 
 Answer = Callable[[socket.socket], None]
@@ -38,6 +39,14 @@ class Message:
     id: str
     args: list[Any]
     priority: int | None
+
+
+@pytest.fixture(autouse=True)
+def _broker_answers() -> Iterator[None]:
+    """No test is silent because of a broker that did not answer in another one."""
+    bell._Broker.silent_until = 0.0
+    yield
+    bell._Broker.silent_until = 0.0
 
 
 @pytest.fixture(scope="session")

@@ -285,7 +285,7 @@ def test_when_the_forker_is_killed_nothing_stays() -> None:
         wait_for(lambda: len(run.left()) > 10, "all are there")
         os.kill(forker.pid, 9)
         forker.wait(10)
-        assert list(forker.messages()) == []
+        assert {kind for kind, _ in forker.messages()} <= {"began"}, "nothing has ended by itself"
         assert not forker.alive
     finally:
         forker.bury()

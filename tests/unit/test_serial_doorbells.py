@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
@@ -25,13 +25,6 @@ from tests.unit.conftest import Message
 pytestmark = pytest.mark.django_db(transaction=True)
 Sent = Callable[[], list[Message]]
 COUNTER = "doorbells"
-
-
-@pytest.fixture(autouse=True)
-def _broker_answers() -> Iterator[None]:
-    bell._Broker.silent_until = 0.0
-    yield
-    bell._Broker.silent_until = 0.0
 
 
 @pytest.fixture
