@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -194,7 +195,9 @@ def _folded(reduce: Callable[[list[Any]], Any], partials: Iterable[Any]) -> str 
 
 
 def _call_back(job: Job) -> None:
-    """Enqueue the callbacks in this transaction. Their ids follow from the job, so none is there twice."""
+    """Enqueue the callbacks: those with a ledger of their own in this transaction, so exactly once; messages of plain
+    tasks after its commit. Their ids follow from the job, so none is there twice.
+    """
     for kind in ("on_failure" if job.status == states.FAILED else "on_success", "on_complete"):
         if kind in job.callbacks:
             name, args, kwargs = job.callbacks[kind]
@@ -204,4 +207,8 @@ def _call_back(job: Job) -> None:
                 job.error = job.error or f"{kind}: this deployment has no task called {name}"
                 logger.error("Job %s: %s calls %s, which this deployment does not have.", job.pk, kind, name)
             else:
-                task.apply_async((job.pk, *args), kwargs, task_id=task_id)
+                call = partial(task.apply_async, (job.pk, *args), kwargs, task_id=task_id)
+                if getattr(task, "called_in_process", True):
+                    transaction.on_commit(call)
+                else:
+                    call()
