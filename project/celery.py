@@ -1,9 +1,12 @@
 """The Celery app."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
+from celery.result import AsyncResult
 from celery.signals import setup_logging
 from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES
@@ -16,7 +19,25 @@ for _scheme in ("redis", "rediss"):
 
 
 class ProjectCelery(Celery):
-    """Celery, with the embedded broker there whenever a connection is made and no other broker is configured."""
+    """Celery, with every call of a plain task recorded, and with the embedded broker there whenever a connection is
+    made and no other broker is configured.
+    """
+
+    task_cls = "tasks_app.plain.task:PlainTask"
+
+    def send_task(  # type: ignore[override]
+        self, name: str, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> "AsyncResult[Any]":
+        from tasks_app.plain.enqueue import send_task  # noqa: PLC0415  (needs the settings, which import this)
+
+        return send_task(self, super().send_task, name, args, kwargs, **options)
+
+    @contextmanager
+    def producer_or_acquire(self, producer: Any = None) -> Iterator[Any]:  # type: ignore[override]
+        """A canvas takes one for all its messages. Here each goes its own way, so it needs no broker to be there."""
+        from tasks_app.plain.message import Recorder  # noqa: PLC0415
+
+        yield producer or Recorder()
 
     def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Connection:
         self._attach()

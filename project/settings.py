@@ -291,12 +291,17 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 
-CELERY_RESULT_BACKEND = "tasks_app.plain.results:DatabaseBackend"
+DATABASE_BACKEND = "tasks_app.plain.results:DatabaseBackend"
+CELERY_RESULT_BACKEND = ENV.text(
+    "CELERY_RESULT_BACKEND",
+    DATABASE_BACKEND,
+    "Where the results of plain tasks go: the database, or any backend of Celery's, such as `cache+memcached://…` or "
+    "`redis://…`, with that backend's guarantees.",
+    shown="the database",
+)
 CELERY_RESULT_EXTENDED = True
-CELERY_RESULT_BACKEND_ALWAYS_RETRY = True
-CELERY_RESULT_BACKEND_MAX_RETRIES = 10
 CELERY_RESULT_EXPIRES = None  # `delete_old_results` does this, on a schedule that the admin can edit
-CELERY_TASK_TRACK_STARTED = True
+CELERY_TASK_TRACK_STARTED = CELERY_RESULT_BACKEND != DATABASE_BACKEND  # there, claiming a call says so
 RESULTS_KEEP_DAYS = ENV.number(
     "RESULTS_KEEP_DAYS", 30, "Results older than this many days are deleted.", least=1, most=36500
 )

@@ -15,7 +15,7 @@ class TasksAppConfig(AppConfig):
     def ready(self) -> None:
         from tasks_app import sweeper  # noqa: F401, PLC0415  (connects Celery's signals)
         from tasks_app.isolated import stopping  # noqa: F401, PLC0415  (connects Celery's signals)
-        from tasks_app.plain import connections  # noqa: F401, PLC0415  (connects Celery's signals)
+        from tasks_app.plain import connections, keeper  # noqa: F401, PLC0415  (connects Celery's signals)
 
         post_migrate.connect(make_lanes, sender=self)
 

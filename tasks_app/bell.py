@@ -1,16 +1,21 @@
-"""Sending a doorbell: a message that carries no state, so a lost one is only sent again later, by the sweeper."""
+"""Sending messages. None carries state that is not in the ledger, too, so one that does not get through is only sent
+again later, by the sweeper.
+"""
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import current_app
+from kombu import Producer
 from kombu.exceptions import OperationalError
 
 from tasks_app.errors import BrokerUnavailable
 
 SILENCE_SECONDS = 1.0
+PROMPT_SECONDS = 0.5
+ERRORS = (OperationalError, OSError, BrokerUnavailable)
 logger = logging.getLogger(__name__)
 
 
@@ -23,12 +28,46 @@ class _Broker:
 
 
 def send(task: str, args: Sequence[Any], queue: str, what: str, priority: int | None = None) -> None:
-    """Send the message `task(*args)` to `queue`. If the broker does not answer, log that `what` was not sent."""
-    if time.monotonic() < _Broker.silent_until:
-        return
+    """Send the message `task(*args)` to `queue`: a doorbell. If the broker does not answer, log that `what` was not
+    sent.
+    """
     options: dict[str, Any] = {} if priority is None else {"priority": priority}
+    publish(
+        lambda producer: current_app.send_task(
+            task, args, queue=queue, ignore_result=True, retry=False, producer=producer, **options
+        ),
+        what,
+    )
+
+
+def publish(message: Callable[[Producer], object], what: str) -> bool:
+    """Call `message` with a producer that it may publish with; whether the broker has confirmed it.
+
+    A broker that does not answer is given up within three seconds.
+    """
+    started = time.monotonic()
+    if started < _Broker.silent_until:
+        return False
     try:
-        current_app.send_task(task, args, queue=queue, ignore_result=True, retry=False, **options)
-    except (OperationalError, OSError, BrokerUnavailable) as error:
+        try:
+            _publish(message)
+        except ERRORS:
+            if time.monotonic() - started > PROMPT_SECONDS:
+                raise
+            _publish(message)  # the connection had been cut since its last use
+    except ERRORS as error:
         _Broker.silent_until = time.monotonic() + SILENCE_SECONDS
         logger.warning("%s was not sent: %s. It is sent once the broker answers.", what, error)
+        return False
+    return True
+
+
+def _publish(message: Callable[[Producer], object]) -> None:
+    with current_app.producer_pool.acquire(block=True) as producer:
+        connection = producer.connection
+        try:
+            with connection._reraise_as_library_errors():  # noqa: SLF001  (as Celery itself does)
+                message(producer)
+        except BaseException:
+            connection.collect(socket_timeout=0.1)  # whatever it was in the middle of, nobody goes on with it
+            raise

@@ -14,10 +14,11 @@ from django.db import Error, connection
 
 from tasks_app.isolated.sweep import sweep as sweep_launches
 from tasks_app.parallel.sweep import sweep as sweep_jobs
+from tasks_app.plain.sweep import sweep as sweep_calls
 from tasks_app.serial.sweep import sweep as sweep_lanes
 
 SECONDS = 1.0
-PARTS: tuple[Callable[[], None], ...] = (sweep_lanes, sweep_jobs, sweep_launches)
+PARTS: tuple[Callable[[], None], ...] = (sweep_lanes, sweep_jobs, sweep_launches, sweep_calls)
 logger = logging.getLogger(__name__)
 _stopped = threading.Event()
 

@@ -1,5 +1,6 @@
 """The tables."""
 
+from tasks_app.models.call import Call, Worker
 from tasks_app.models.counter import Counter, PlainCounter
 from tasks_app.models.entry import Entry
 from tasks_app.models.job import Block, Chunk, Failure, Job
@@ -12,6 +13,7 @@ from tasks_app.models.serial import SerialModel, outside_lanes
 
 __all__ = [
     "Block",
+    "Call",
     "Chunk",
     "Counter",
     "Doorbell",
@@ -27,6 +29,7 @@ __all__ = [
     "Run",
     "Score",
     "SerialModel",
+    "Worker",
     "lane_of",
     "outside_lanes",
 ]

@@ -1,22 +1,200 @@
-"""The result backend: results live in the ORM, for tasks and for operations alike."""
+"""The result backend: results live in the ORM, for tasks, operations and launches alike.
+
+It is django-celery-results' own, with one statement per state, and with states that are final once a task has ended.
+"""
 
 import json
+import logging
+import os
 import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from celery import states as celery_states
 from celery.app.task import Context
+from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import F
+from django.utils import timezone
 from django_celery_results.backends import database
+from django_celery_results.models import ChordCounter
 
 from tasks_app import states
-from tasks_app.models import Launch, Operation
+from tasks_app.models import Call, Launch, Operation
+from tasks_app.plain import chords, ledger
+from tasks_app.plain.message import Message
+from tasks_app.plain.sending import publish
 from tasks_app.queues import ISOLATED, SERIAL
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.1  # seconds between two looks at a result that somebody waits for
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.03  # seconds between two looks at a result that somebody waits for
+INSIST_SECONDS, INSIST_PAUSE = 60.0, 2.0
+CUT = (OperationalError, InterfaceError)
+logger = logging.getLogger(__name__)
 
 
 class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the library has no types
+    def row_of_call(self, headers: Mapping[str, Any], queue: str, periodic_task: str | None) -> dict[str, Any]:
+        """The row of a task that has just been called."""
+        now = ledger.adapted(timezone.now())
+        return {
+            "task_id": headers["id"],
+            "task_name": headers["task"],
+            "status": ledger.QUEUED,
+            "task_args": self._text(headers["argsrepr"]),
+            "task_kwargs": self._text(headers["kwargsrepr"]),
+            "periodic_task_name": periodic_task,
+            "content_type": self.content_type,
+            "content_encoding": self.content_encoding,
+            "meta": self._text({"queue": queue, "children": []}),
+            "date_created": now,
+            "date_done": now,
+            "date_started": None,
+            "worker": None,
+            "result": None,
+            "traceback": None,
+        }
+
+    def claim(self, request: Context) -> bool:
+        """Make a call ours to run, which its state says from then on; False if it has been run, or is being run."""
+        return bool(insist(lambda: self._claim(request)))
+
+    def _claim(self, request: Context) -> bool:
+        process = {"pid": os.getpid(), "hostname": request.hostname}
+        if ledger.claim(request.id, request.hostname, self._text(process)):
+            return True
+        if Call.objects.filter(task_id=request.id).exists():
+            return False
+        # Nobody recorded this call: it comes from another program, or from before an update.
+        return self._store(request.id, process, celery_states.STARTED, None, request)
+
+    def mark_as_done(
+        self,
+        task_id: str,
+        result: Any,
+        request: Context | None = None,
+        store_result: bool = True,
+        state: str = celery_states.SUCCESS,
+    ) -> None:
+        """Store a result and, in the same transaction, what follows from it for a chord.
+
+        A database that cannot be reached for a minute ends this process, or is tried again by the worker's keeper: a
+        task that has succeeded is never said to have failed.
+        """
+        stored = store_result and not (request and request.ignore_result)
+        try:
+            insist(lambda: self._end(task_id, result, state, None, request, stored))
+        except CUT:
+            if connection.in_atomic_block or os.getpid() == ledger.Process.main:
+                raise
+            logger.exception("The result of %s could not be stored. Its process ends, and it runs again.", task_id)
+            logging.shutdown()
+            os._exit(os.EX_TEMPFAIL)
+
+    def mark_as_failure(
+        self,
+        task_id: str,
+        exc: BaseException,
+        traceback: str | None = None,
+        request: Context | None = None,
+        store_result: bool = True,
+        call_errbacks: bool = True,
+        state: str = celery_states.FAILURE,
+    ) -> None:
+        """Store a failure and, in the same transaction, what follows from it for a chord and a chain; then call the
+        errbacks. All of it once, however often the same task is said to have failed.
+        """
+        if not insist(lambda: self._end(task_id, exc, state, traceback, request, store_result)):
+            return
+        if request and call_errbacks and request.errbacks:
+            self._call_task_errbacks(request, exc, traceback)
+
+    def mark_as_revoked(
+        self,
+        task_id: str,
+        reason: str = "",
+        request: Context | None = None,
+        store_result: bool = True,
+        state: str = celery_states.REVOKED,
+    ) -> None:
+        insist(lambda: self._end(task_id, TaskRevokedError(reason), state, None, request, store_result))
+
+    def _end(
+        self, task_id: str, result: Any, state: str, traceback: str | None, request: Context | None, stored: bool
+    ) -> bool:
+        chain = request and state != celery_states.SUCCESS and request.chain
+        together = transaction.atomic() if request and (request.chord or chain) else nullcontext()
+        with together:
+            if stored and not self._store(task_id, self.encode_result(result, state), state, traceback, request):
+                return False
+            if request and request.chord:
+                self.on_chord_part_return(request, state, result)
+            if chain:
+                self._fail_chain(chain, result, traceback, store_result=stored, state=state)
+        return True
+
+    def on_chord_part_return(self, request: Context, state: str, result: Any, **kwargs: Any) -> None:
+        """Count a part of a chord that has just ended; the last one calls the body."""
+        if not request.id or not request.group:
+            return
+        with transaction.atomic():
+            counters = ChordCounter.objects.filter(group_id=request.group)
+            if not counters.update(count=F("count") - 1):
+                logger.warning("The chord of group %s is over, or was never begun.", request.group)
+            elif (counter := counters.filter(count=0).first()) is not None:
+                counter.delete()
+                chords.call_body(self, counter, request.chord)
+
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        """Begin to count; a chord that is begun a second time, by a task that runs again, is the same one."""
+        group_id = getattr(header_result_args, "id", None) or header_result_args[0]
+        if not ChordCounter.objects.filter(group_id=group_id).exists():
+            super().apply_chord(header_result_args, body, **kwargs)
+
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        status: str,
+        traceback: str | None = None,
+        request: Context | None = None,
+        using: str | None = None,
+    ) -> Any:
+        """Store a state, unless the task has ended. A retry's message is sent now that its state is stored."""
+        insist(lambda: self._store(task_id, result, status, traceback, request))
+        if status == celery_states.RETRY:
+            call = Call.objects.filter(task_id=task_id, worker="", sent_at=None).first()
+            message = Message.from_json(call.message) if call else None
+            if message and not ledger.is_held(message):
+                publish(message)
+        return result
+
+    def _store(self, task_id: str, result: Any, status: str, traceback: str | None, request: Context | None) -> bool:
+        """One statement. Whether the task had not ended before."""
+        now = ledger.adapted(timezone.now())
+        meta = {**self._get_meta_from_request(request), "children": self.current_task_children(request)}
+        extended = self._get_extended_properties(request, traceback)
+        changes = {
+            "status": status,
+            "result": self._text(result),
+            "meta": self._text(meta),
+            "traceback": traceback,
+            "date_done": now,
+        }
+        if status == celery_states.STARTED:
+            changes["date_started"] = now
+        if extended["worker"]:
+            changes["worker"] = extended["worker"]
+        ended = status in celery_states.READY_STATES
+        if ledger.finish(task_id, changes) if ended else ledger.change(task_id, changes):
+            return True
+        content = {"content_type": self.content_type, "content_encoding": self.content_encoding}
+        return ledger.insert({"task_id": task_id, "date_created": now, **extended, **content}, changes)
+
+    def _text(self, value: Any) -> str:
+        return str(self.encode_content(value)[2])
+
     def _get_meta_from_request(self, request: Context | None = None) -> dict[str, Any]:
         """Add `queue`, which Celery's `AsyncResult.queue` reads."""
         meta = dict(super()._get_meta_from_request(request))
@@ -29,14 +207,15 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         """The state of a task, an operation or a launch. An id that is none of them has the state PENDING, which is
         Celery's unknown.
         """
-        if not self.TaskModel._default_manager.filter(task_id=task_id).exists():
+        meta = dict(super()._get_task_meta_for(task_id))
+        if meta["status"] == celery_states.PENDING:
             operation = Operation.objects.filter(task_id=task_id).first()
             if operation is not None:
                 return dict(self.meta_from_decoded(_described(operation)))
             launch = Launch.objects.filter(task_id=task_id).first()
             if launch is not None:
                 return dict(self.meta_from_decoded(_launch(launch)))
-        return dict(super()._get_task_meta_for(task_id))
+        return meta
 
     def wait_for(
         self,
@@ -64,6 +243,25 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
                 raise CeleryTimeoutError("The operation timed out.")
             time.sleep(pause)
             pause = min(pause * 1.5, interval, LONGEST_PAUSE)
+
+
+def insist(write: Callable[[], bool]) -> bool:
+    """Do what `write` does, on a new connection if need be, for up to a minute.
+
+    Raises:
+        django.db.OperationalError, django.db.InterfaceError: the database could not be reached all that time.
+    """
+    deadline, pause = time.monotonic() + INSIST_SECONDS, 0.05
+    while True:
+        try:
+            return write()
+        except CUT as error:
+            if connection.in_atomic_block or time.monotonic() > deadline:
+                raise
+            logger.warning("The database does not answer: %s. It is tried again in a moment.", str(error).strip())
+            connection.close()
+            time.sleep(pause)
+            pause = min(2 * pause, INSIST_PAUSE)
 
 
 def _described(operation: Operation) -> dict[str, Any]:

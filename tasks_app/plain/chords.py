@@ -1,0 +1,60 @@
+"""The end of a chord: all parts have their results, so its body is called with them."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from celery import maybe_signature, states
+from celery.exceptions import ChordError
+from celery.result import GroupResult, ResultBase
+from django.db import transaction
+from django_celery_results.models import ChordCounter, TaskResult
+
+if TYPE_CHECKING:
+    from tasks_app.plain.results import DatabaseBackend
+
+PART = 500  # results read at a time
+
+
+def call_body(backend: "DatabaseBackend", counter: ChordCounter, chord: Any) -> None:
+    """Call the body with the results of the parts, in their order; if one has failed, the body fails with its error.
+
+    Happens in the transaction in which the last part ends, so exactly once.
+    """
+    body = maybe_signature(chord, app=backend.app)
+    results = counter.group_result(app=backend.app)
+    found = dict(_found(backend, [leaf.id for leaf in _leaves(results)]))
+    for leaf in _leaves(results):
+        status, value = found.get(leaf.id, ("", "no result: a part of a chord must not ignore its result"))
+        if status != states.SUCCESS:
+            said = f"raised {value!r}" if status else f"has {value}"
+            backend.chord_error_from_stack(body, ChordError(f"Dependency {leaf.id} {said}"))
+            return
+    try:
+        with transaction.atomic():
+            body.delay(_values(results, found))
+    except Exception as error:  # noqa: BLE001  (the parts have done their work; the body says what is wrong with it)
+        backend.chord_error_from_stack(body, ChordError(f"Callback error: {error!r}"))
+
+
+def _leaves(results: ResultBase) -> Iterator[Any]:
+    for result in results.results if isinstance(results, GroupResult) else [results]:
+        if isinstance(result, GroupResult):
+            yield from _leaves(result)
+        else:
+            yield result
+
+
+def _values(results: GroupResult, found: dict[str, tuple[str, Any]]) -> list[Any]:
+    return [
+        _values(result, found) if isinstance(result, GroupResult) else found[result.id][1]
+        for result in results.results or ()
+    ]
+
+
+def _found(backend: "DatabaseBackend", ids: list[str]) -> Iterator[tuple[str, tuple[str, Any]]]:
+    for start in range(0, len(ids), PART):
+        for row in TaskResult.objects.filter(task_id__in=ids[start : start + PART]):
+            value = backend.decode_content(row, row.result)
+            if row.status in states.EXCEPTION_STATES:
+                value = backend.exception_to_python(value)
+            yield row.task_id, (row.status, value)

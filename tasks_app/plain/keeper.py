@@ -1,0 +1,127 @@
+"""What each worker does beside its work: say that it is alive, and see to what its children leave undone.
+
+A thread in the main process, from the start to the very end, so that a database that does not answer holds up nothing
+else.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from celery import current_app, signals
+from celery.signals import worker_init, worker_ready, worker_shutdown
+from celery.worker.request import Request
+from django.db import Error, connection
+from django.utils import timezone
+
+from tasks_app.errors import ProcessDied
+from tasks_app.models import Call, Worker
+from tasks_app.plain import ledger
+from tasks_app.plain.ledger import Process
+from tasks_app.plain.message import Message
+from tasks_app.plain.sending import publish
+
+BEAT_SECONDS = 3.0
+DEAD_AFTER = timedelta(seconds=15)
+logger = logging.getLogger(__name__)
+_undone: deque[Callable[[], None]] = deque()
+_called = threading.Event()
+_name = "a worker"
+
+
+@worker_init.connect
+def register(sender: Any = None, **kwargs: Any) -> None:
+    """Before the first child is forked, and closed again: a connection is not for children."""
+    global _name  # noqa: PLW0603  (one worker per process)
+    _name = getattr(sender, "hostname", None) or _name
+    try:
+        _beat()
+    except Error as error:
+        logger.warning("The database does not answer yet: %s", str(error).strip())
+    connection.close()
+
+
+@worker_ready.connect
+def start(**kwargs: Any) -> None:
+    threading.Thread(target=_keep, name="keeper", daemon=True).start()
+
+
+@worker_shutdown.connect
+def leave(**kwargs: Any) -> None:
+    """What this worker has not finished is for others now, and nobody died of it."""
+    try:
+        Worker.objects.filter(pk=Process.id).delete()
+        for task_id in Call.objects.filter(worker=Process.id).values_list("task_id", flat=True):
+            ledger.release(task_id, Process.id, died=False)
+    except Error as error:
+        logger.warning("The database was not told that this worker leaves: %s", str(error).strip())
+
+
+def see_to(undone: Callable[[], None]) -> None:
+    """Have this done by the thread, again and again until the database has answered."""
+    _undone.append(undone)
+    _called.set()
+
+
+def process_died(request: Request, error: BaseException) -> None:
+    """A child process is gone with its task."""
+    see_to(lambda: give_back(request.id, Process.id, f"the process that ran it died: {error}"))
+
+
+def give_back(task_id: str, worker: str, reason: str) -> None:
+    """Have a task run again whose process died, unless too many have died of it: then it is lost."""
+    deaths = ledger.release(task_id, worker, died=True)
+    call = Call.objects.filter(task_id=task_id, worker="").first() if deaths is not None else None
+    if call is None or deaths is None:
+        return  # it had ended
+    message = Message.from_json(call.message)
+    context = message.context()
+    task = current_app.tasks.get(context.task)
+    most = getattr(task, "max_deaths", 1)
+    if deaths < most:
+        logger.warning("%s %s runs again: %s.", context.task, task_id, reason)
+        publish(message)
+        return
+    lost = ProcessDied(f"lost: {reason}, as it did before, {deaths} times in all" if deaths > 1 else f"lost: {reason}")
+    logger.error("%s %s is %s.", context.task, task_id, lost)
+    current_app.backend.mark_as_failure(task_id, lost, request=context)
+    signals.task_failure.send(
+        sender=task,
+        task_id=task_id,
+        exception=lost,
+        args=context.args,
+        kwargs=context.kwargs,
+        traceback=None,
+        einfo=None,
+    )
+
+
+def _keep() -> None:
+    while True:
+        _called.wait(BEAT_SECONDS)
+        _called.clear()
+        try:
+            _beat()
+            while _undone:
+                _undone[0]()
+                _undone.popleft()
+        except Error as error:
+            logger.warning("The keeper could not write: %s. It tries again in a moment.", str(error).strip())
+            connection.close()
+        except Exception:
+            logger.exception("The keeper failed.")
+            if _undone:
+                _undone.popleft()
+
+
+def _beat() -> None:
+    now = timezone.now()
+    Worker.objects.bulk_create(
+        [Worker(id=Process.id, name=_name, seen_at=now)],
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=["seen_at"],
+    )

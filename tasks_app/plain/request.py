@@ -1,0 +1,42 @@
+"""What a worker's main process does about a task whose process is gone."""
+
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.worker import state
+from celery.worker.request import Request
+
+from tasks_app.plain import keeper
+from tasks_app.plain.task import records
+
+
+class PlainRequest(Request):  # type: ignore[misc]  # the library has no types
+    """Celery's request, with two ends of its own: a lost process gives the call back to the ledger, and a time limit
+    runs the failure path once.
+    """
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Celery's own failure path, in the keeper's thread: nothing waits for the database in this one."""
+        if soft:
+            super().on_timeout(soft, timeout)
+        else:
+            keeper.see_to(lambda: super(PlainRequest, self).on_timeout(soft, timeout))
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, TimeLimitExceeded):
+            state.task_ready(self)
+            self.acknowledge()
+        elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and self._is_ours():
+            state.task_ready(self)
+            self.acknowledge()
+            keeper.process_died(self, error)
+        else:
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _is_ours(self) -> bool:
+        ended = self._already_cancelled or self._already_revoked or state.should_terminate
+        return records(self.task, self.ignore_result) and not ended

@@ -1,0 +1,86 @@
+"""The sweeper's part for plain tasks: send what was not sent, or got lost, and take back what a dead worker had."""
+
+import logging
+import time
+from datetime import timedelta
+
+from celery import current_app
+from django.db import connection
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from tasks_app.models import Call, Worker
+from tasks_app.plain import keeper, ledger
+from tasks_app.plain.ledger import Process, adapted
+from tasks_app.plain.message import Message
+from tasks_app.plain.sending import publish
+from tasks_app.queues import QUEUES
+
+PART = 500
+TURN = timedelta(seconds=3)  # for whoever sends them, before somebody else tries
+SELDOM_SECONDS = 5.0
+_TAKE_UNSENT = """
+    UPDATE tasks_app_call SET send_after = %s
+    WHERE id IN (SELECT id FROM tasks_app_call WHERE sent_at IS NULL AND worker = '' AND send_after <= %s
+                 ORDER BY send_after LIMIT %s {lock})
+    RETURNING id, message
+"""
+logger = logging.getLogger(__name__)
+
+
+def sweep() -> None:
+    """Look once."""
+    while send_unsent() == PART:
+        pass
+    if time.monotonic() >= _Seldom.next:
+        _Seldom.next = time.monotonic() + SELDOM_SECONDS
+        look_for_lost()
+        take_back()
+
+
+class _Seldom:
+    next = 0.0
+
+
+def send_unsent() -> int:
+    """Send some of the calls that are due and that nobody has sent; how many."""
+    now = timezone.now()
+    lock = "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
+    with connection.cursor() as cursor:
+        cursor.execute(_TAKE_UNSENT.format(lock=lock), (adapted(now + TURN), adapted(now), PART))
+        messages = [Message.from_json(text) for _, text in sorted(cursor.fetchall())]
+    for number, message in enumerate(messages):
+        if not publish(message):
+            return number
+    return len(messages)
+
+
+def look_for_lost() -> None:
+    """A message that was sent, that no worker has taken, and whose queue is empty: the broker lost it, or it is with a
+    worker that died, or one that is busy for long. It is sent again; of two that arrive, one is dropped.
+    """
+    now = timezone.now()
+    for queue in QUEUES:
+        waiting = Call.objects.filter(queue=queue.name, worker="", sent_at__isnull=False, send_after__lte=now)
+        found = list(waiting.order_by("send_after").values_list("pk", flat=True)[:PART])
+        if found and _is_empty(queue.name):
+            again = Call.objects.filter(pk__in=found, worker="").update(sent_at=None, send_after=now)
+            logger.info("%s messages are in queue %s no more, and are sent again.", again, queue.name)
+
+
+def take_back() -> None:
+    """What workers had that have not been heard of for a while."""
+    dead = Worker.objects.filter(seen_at__lt=timezone.now() - keeper.DEAD_AFTER).exclude(pk=Process.id)
+    dead.delete()
+    alive = {Process.id, *Worker.objects.values_list("pk", flat=True)}
+    for task_id, worker in list(Call.objects.exclude(worker="").values_list("task_id", "worker")):
+        if worker not in alive:
+            keeper.give_back(task_id, worker, "the worker that ran it died")
+
+
+def _is_empty(queue: str) -> bool:
+    try:
+        with current_app.connection_for_read() as broker:
+            return not broker.default_channel.queue_declare(queue=queue, passive=True).message_count
+    except (OperationalError, OSError, *current_app.connection_for_read().channel_errors):
+        return False

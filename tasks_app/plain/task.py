@@ -1,0 +1,42 @@
+"""The class of every `@shared_task`: written as Celery's documentation says, with its state known from the call on."""
+
+from typing import Any
+
+from celery import current_app
+from celery.contrib.django.task import DjangoTask
+from celery.exceptions import Ignore
+from celery.utils.log import get_logger
+
+from tasks_app.plain.results import DatabaseBackend
+
+logger = get_logger(__name__)
+
+
+class PlainTask(DjangoTask):  # type: ignore[misc]  # the library has no types
+    """A Celery task. A worker claims its call in the ledger before it runs it, so a second message starts nothing."""
+
+    abstract = True
+    max_deaths = 3  # processes that may die of one call before it is lost; 1: it never runs a second time
+    Request = "tasks_app.plain.request:PlainRequest"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """In a worker, claim the call and run it; anywhere else, call the function itself."""
+        request = self.request
+        if request.called_directly or request.is_eager or getattr(request, "claimed", False):
+            return super().__call__(*args, **kwargs)
+        if records(self, request.ignore_result):
+            request.claimed = True
+            if not current_app.backend.claim(request):
+                logger.info("%s %s is dropped: it has run, or runs elsewhere.", self.name, request.id)
+                raise Ignore
+        return self.run(*args, **kwargs)
+
+
+def records(task: Any, ignore_result: bool | None) -> bool:
+    """Whether calls of this task are recorded: those of plain tasks whose result somebody may ask for.
+
+    `ignore_result=True`, and another result backend, leave a task with Celery's bare speed, and its guarantees.
+    """
+    if not isinstance(task, PlainTask) or not isinstance(current_app.backend, DatabaseBackend):
+        return False
+    return not (task.ignore_result if ignore_result is None else ignore_result)

@@ -1,0 +1,165 @@
+"""Plain tasks that behave, and others that do not; a worker takes them with `--include=tests.plain`."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from celery import Task, chain, chord, current_app, group, shared_task  # noqa: F401  (for the scripts of the tests)
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.result import AsyncResult  # noqa: F401
+from django.db import connection, transaction  # noqa: F401
+from django_celery_results.models import ChordCounter, TaskResult  # noqa: F401
+
+from tasks_app.models import Call, Worker  # noqa: F401
+
+
+def note(path: str, line: object) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{line}\n")
+
+
+def lines(path: str) -> list[str]:
+    return Path(path).read_text().split() if Path(path).exists() else []
+
+
+def until(condition: Callable[[], Any], seconds: float = 40) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+    return found
+
+
+def publish_again(task_id: str, times: int = 1) -> None:
+    """Messages of a call, as a broker may deliver them a second time."""
+    from tasks_app.plain.message import Message  # noqa: PLC0415
+
+    message = Message.from_json(Call.objects.get(task_id=task_id).message)
+    with current_app.producer_pool.acquire(block=True) as producer:
+        for _ in range(times):
+            message.publish(current_app, producer)
+
+
+@shared_task(queue="cpu")
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@shared_task(queue="cpu")
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@shared_task(queue="cpu", ignore_result=True)
+def bare(path: str) -> None:
+    note(path, "ran")
+
+
+@shared_task(queue="cpu")
+def take(seconds: float, path: str = "", value: Any = None) -> Any:
+    """Leaves a line when it begins and another when it ends."""
+    if path:
+        note(path, f"began-{value}")
+    time.sleep(seconds)
+    if path:
+        note(path, f"ended-{value}")
+    return value
+
+
+@shared_task(queue="cpu")
+def fail(text: str = "no") -> None:
+    raise ValueError(text)
+
+
+@shared_task(queue="cpu", bind=True, max_retries=3)
+def third_time(self: Task[..., Any], path: str, countdown: float = 0) -> int:
+    note(path, self.request.retries)
+    if self.request.retries < 2:
+        raise self.retry(countdown=countdown, exc=ValueError("not yet"))
+    return int(self.request.retries)
+
+
+@shared_task(queue="cpu", bind=True)
+def replaces_itself(self: Task[..., Any], x: int) -> Any:
+    raise self.replace(add.s(x, x))
+
+
+@shared_task(queue="cpu")
+def die(path: str, times: int = 1, number: int = signal.SIGKILL) -> str:
+    """Kills its own process, the first `times` times."""
+    note(path, os.getpid())
+    if len(lines(path)) <= times:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+    return "alive"
+
+
+@shared_task(queue="cpu", max_deaths=1)
+def die_once_and_for_all(path: str) -> None:
+    note(path, os.getpid())
+    os._exit(3)
+
+
+@shared_task(queue="cpu")
+def leave(path: str) -> None:
+    note(path, "ran")
+    sys.exit(0)
+
+
+@shared_task(queue="cpu")
+def kill_the_worker(path: str) -> None:
+    note(path, os.getppid())
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+@shared_task(queue="cpu", time_limit=1)
+def too_long(path: str) -> None:
+    note(path, "ran")
+    time.sleep(60)
+
+
+@shared_task(queue="cpu", soft_time_limit=1, time_limit=20)
+def softly(path: str) -> str:
+    """Interrupted in the middle of a statement, as it may be."""
+    try:
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute("SELECT pg_sleep(60)")
+            else:
+                time.sleep(60)
+    except SoftTimeLimitExceeded:
+        return "interrupted"
+    return "never"
+
+
+@shared_task(queue="cpu")
+def on_error(request: Any, error: Any, traceback: Any) -> None:
+    note(error.args[0] if error.args and str(error.args[0]).startswith("/") else request.args[0], "errback")
+
+
+@shared_task(queue="cpu")
+def backend_process() -> int:
+    """The server's process for this connection: the same as long as the connection is kept."""
+    if connection.vendor == "sqlite":
+        return id(connection.connection)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(cursor.fetchone()[0])
+
+
+@shared_task(queue="cpu")
+def break_the_connection() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT no_such_column")
+
+
+@shared_task(queue="cpu", bind=True)
+def halfway(self: Task[..., Any], seconds: float) -> str:
+    self.update_state(state="HALFWAY", meta={"done": 0.5})
+    time.sleep(seconds)
+    return "done"
