@@ -15,6 +15,7 @@ from tasks_app.models.job_handle import WORK
 from tasks_app.parallel.claim import Claim, claim, renew
 from tasks_app.parallel.finish import complete, finish_if_done
 from tasks_app.parallel.forked import Forked
+from tasks_app.parallel.references import find
 from tasks_app.parallel.run import Failed, Outcome, Stop, compose, describe, inside, run_here, run_in_threads
 
 PATIENCE = 2  # a chunk gives the rest of its items back when it has taken so many times as long as it should
@@ -56,7 +57,9 @@ def _run(claimed: Claim, items: Sequence[Any], stop: Stop) -> Outcome:
     started = time.perf_counter()
     try:
         call = compose(job.stages)
-    except Exception as error:  # noqa: BLE001  (an unknown task: every item says so)
+        for function in filter(None, (job.reducer, job.saver)):
+            find(function)  # rather now than after the work
+    except Exception as error:  # noqa: BLE001  (a task or function that is not there: every item says so)
         return Outcome([None] * len(items), [describe(number, error) for number in range(len(items))])
     if chunk.careful or job.item_timeout is not None:
         outcome = Forked(call, items, stop, job.threads, job.item_timeout).run()
