@@ -64,7 +64,7 @@ def publish(message: Callable[[Producer], object], what: str) -> bool:
 
 def _publish(message: Callable[[Producer], object]) -> None:
     with current_app.producer_pool.acquire(block=True) as producer:
-        connection = producer.connection
+        connection: Any = producer.connection
         try:
             with connection._reraise_as_library_errors():  # noqa: SLF001  (as Celery itself does)
                 message(producer)

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from asgiref.sync import sync_to_async
-from celery import Task, shared_task
+from celery import shared_task
 from celery.result import AsyncResult
 from django.conf import settings
 
-from tasks_app.isolated.enqueue import Call, LaunchedMany, enqueue, enqueue_many
+from tasks_app.calls import LedgerTask, ManyResults
+from tasks_app.isolated.enqueue import Call, enqueue, enqueue_many
 from tasks_app.models import Launch
 from tasks_app.queues import ISOLATED
 
@@ -17,48 +17,29 @@ LEAST_MEMORY_MB = 16
 LONGEST_ID = 255  # characters, as in the ledger's column
 
 
-class IsolatedTask(Task):  # type: ignore[type-arg]
+class IsolatedTask(LedgerTask):
     """A task whose calls are launches: written to the ledger with the caller's own transaction, each run in a process
     of its own.
-
-    It is a Celery task, too: a message with its name, from beat or from another program, becomes a launch.
     """
 
     abstract = True
     queue = ISOLATED.name
-    ignore_result = True  # the launch holds the result
-    called_in_process = False  # a job does not map it
 
     timeout: float
     memory_mb: int | None = None
     grace: float = GRACE_SECONDS
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """In a worker, enqueue; anywhere else, call the function itself, as with any Celery task."""
-        if self.request.called_directly:
-            return self.run(*args, **kwargs)
-        self.apply_async(args, kwargs, task_id=self.request.id)
-        return None
-
     def launch(self, *args: Any, **kwargs: Any) -> Launch:
         """Enqueue one launch in the current transaction, and return its row at once."""
         return enqueue(self.call(args, kwargs))
 
-    def launch_many(self, calls: Iterable[Any]) -> LaunchedMany:
+    def launch_many(self, calls: Iterable[Any]) -> ManyResults:
         """Enqueue a launch for each of `calls`: a tuple of arguments, or one argument.
 
         `calls` may be a generator of any length, such as `queryset.iterator()`. It is taken in parts; each is a
         transaction of its own, unless the caller has one, and its launches may begin while the rest is still to come.
         """
         return enqueue_many((self.call(_as_arguments(given), {}) for given in calls), self.AsyncResult)
-
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
-        """`launch`, with an AsyncResult for an answer."""
-        return self.apply_async(args, kwargs)
-
-    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
-        """`delay`, for async callers."""
-        return await sync_to_async(self.apply_async)(args, kwargs)
 
     def apply_async(  # type: ignore[override]
         self,
@@ -77,11 +58,7 @@ class IsolatedTask(Task):  # type: ignore[type-arg]
         Raises:
             TypeError: the arguments do not fit the task, are not JSON, or an option is not for isolated tasks.
         """
-        if unknown := [name for name, value in options.items() if value and name not in IGNORED_OPTIONS]:
-            raise TypeError(
-                f"{self.name} is an isolated task and does not take {', '.join(unknown)}. It takes task_id and "
-                "time_limit."
-            )
+        self.refuse(options, "an isolated task", "task_id and time_limit")
         if task_id is not None and len(task_id) > LONGEST_ID:
             raise TypeError(f"task_id has {len(task_id)} characters; it may have {LONGEST_ID} at the most.")
         call = self.call(tuple(args or ()), dict(kwargs or {}), time_limit)
@@ -100,17 +77,6 @@ class IsolatedTask(Task):  # type: ignore[type-arg]
 
 def _as_arguments(given: Any) -> tuple[Any, ...]:
     return tuple(given) if isinstance(given, tuple | list) else (given,)
-
-
-#: Options about the message, which beat, the admin and Celery itself pass along. A launch needs no message.
-# fmt: off
-IGNORED_OPTIONS = frozenset(
-    {
-        "connection", "exchange", "headers", "ignore_result", "parent_id", "periodic_task_name", "priority",
-        "producer", "queue", "retry", "retry_policy", "root_id", "router", "routing_key", "serializer", "shadow",
-    }
-)
-# fmt: on
 
 
 def isolated_task(

@@ -2,14 +2,15 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 from celery.result import AsyncResult
 from django.db import models, transaction
 from django.utils import timezone
 
+from tasks_app.calls import ManyResults, id_of, new_prefix
 from tasks_app.errors import NotJson
 from tasks_app.isolated.doorbell import ring_after_commit
 from tasks_app.models import Launch
@@ -65,42 +66,14 @@ def enqueue(call: Call, task_id: str | None = None) -> Launch:
     return row
 
 
-def enqueue_many(calls: Iterable[Call], result: Callable[[str], AsyncResult[Any]]) -> "LaunchedMany":
+def enqueue_many(calls: Iterable[Call], result: Callable[[str], AsyncResult[Any]]) -> ManyResults:
     """Insert a launch per call, in parts."""
-    prefix = uuid.uuid4().hex[:24]
+    prefix = new_prefix()
     remaining, total = iter(calls), 0
     while part := list(islice(remaining, PART)):
-        rows = [call.row(_id(prefix, total + number)) for number, call in enumerate(part)]
+        rows = [call.row(id_of(prefix, total + number)) for number, call in enumerate(part)]
         with transaction.atomic():
             Launch.objects.bulk_create(rows)
             ring_after_commit()
         total += len(part)
-    return LaunchedMany(prefix, total, result)
-
-
-def _id(prefix: str, number: int) -> str:
-    return f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-{prefix[20:]}{number:08x}"
-
-
-class LaunchedMany(Sequence[AsyncResult[Any]]):
-    """The results of `launch_many`, in the order of the calls. The ids are worked out, not stored."""
-
-    def __init__(self, prefix: str, length: int, result: Callable[[str], AsyncResult[Any]]) -> None:
-        self._prefix, self._length, self._result = prefix, length, result
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, index: int) -> AsyncResult[Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[AsyncResult[Any]]: ...
-    def __getitem__(self, index: int | slice) -> AsyncResult[Any] | Sequence[AsyncResult[Any]]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(self._length))]
-        return self._result(_id(self._prefix, range(self._length)[index]))
-
-    @property
-    def ids(self) -> Iterator[str]:
-        """The ids, one after the other."""
-        return (_id(self._prefix, number) for number in range(self._length))
+    return ManyResults(prefix, total, result)

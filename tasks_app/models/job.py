@@ -17,7 +17,7 @@ class Job(JobHandle):
 
     Items have indexes from 0. `total` counts those that have arrived; all before `claimed` are in chunks. `source` is
     {"range": [start, stop, step]}, or empty if the items are in blocks. The pipeline is in `stages` ([[task, args,
-    kwargs], …]), `reducer` and `saver` (references, see `tasks_app.parallel.references`).
+    kwargs], …]), `reducer` and `saver` (references, see `tasks_app.parallel.references`) and `callbacks` (signatures).
     `bell` numbers the doorbells: only the message with the current number claims. `idle` says that none is on its way.
     """
 

@@ -1,15 +1,14 @@
 """What a caller does with a job: read its results, wait for it, steer it, and feed it."""
 
 import json
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from celery._state import get_current_worker_task
-from django.db import DEFAULT_DB_ALIAS, Error, connection, connections, models, transaction
+from django.db import connection, models, transaction
 from django.db.models import F
 from django.utils import timezone
 from rich.console import Console
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from tasks_app import bell, states
 from tasks_app.errors import ItemFailed, JobRefused, NotJson
+from tasks_app.heartbeat import beating
 
 if TYPE_CHECKING:
     from tasks_app.models.job import Job
@@ -216,29 +216,11 @@ class JobHandle(models.Model):
         if self._job.total:
             self.ring()
 
-    @contextmanager
-    def _kept_alive(self) -> Iterator[None]:
+    def _kept_alive(self) -> AbstractContextManager[None]:
         """Say now and then that the source is there, however slowly it gives; in a transaction nobody would see it."""
         if connection.in_atomic_block:
-            yield
-            return
-        done = threading.Event()
-
-        def beat() -> None:
-            while not done.wait(HEARTBEAT_SECONDS):
-                try:
-                    self._rows.update(source_seen_at=timezone.now())
-                except Error:
-                    connections[DEFAULT_DB_ALIAS].close()  # tried again in a moment
-            connections[DEFAULT_DB_ALIAS].close()
-
-        thread = threading.Thread(target=beat, name=f"source-{self.pk}", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+            return nullcontext()
+        return beating(HEARTBEAT_SECONDS, lambda: self._rows.update(source_seen_at=timezone.now()))
 
 
 def send(job: "Job", number: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from celery import Task
+from celery import Task, current_app
 from celery.canvas import Signature
 from django.conf import settings
 from django.db.models import QuerySet
@@ -164,12 +164,17 @@ def _check(name: str, value: float | None, least: float, most: float) -> None:
         raise ValueError(f"{name} goes from {least:,} to {most:,}, so it cannot be {value!r}.")
 
 
-def _callback(kind: str, given: Any) -> list[Any]:
+def _callback(kind: str, given: Any) -> dict[str, Any]:
     if not isinstance(given, Signature):
         raise TypeError(f"{kind} takes a signature, such as task.s(), not {given!r}.")
-    stored = [given.task, list(given.args or ()), dict(given.kwargs or {})]
-    _require_json(f"The arguments of {kind}", stored)
-    return stored
+    _require_json(f"What {kind} is given", given)
+    task: Any = current_app.tasks.get(str(given.task))
+    if task is not None and not given.subtask_type:
+        try:
+            task.__header__(*(() if given.immutable else (0,)), *given.args, **given.kwargs)
+        except TypeError as error:
+            raise TypeError(f"{kind} calls {given.task} with the job's id first: {error}.") from error
+    return dict(given)
 
 
 def _require_json(what: str, value: Any) -> None:

@@ -3,15 +3,15 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any
 
 from celery import current_app
-from django.db import DatabaseError, transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 
 from tasks_app import states
+from tasks_app.errors import UnknownTask
 from tasks_app.models import Chunk, Failure, Job
 from tasks_app.models.job_handle import encode
 from tasks_app.parallel.claim import Claim, halve
@@ -39,9 +39,9 @@ def complete(claim: Claim, outcome: Outcome, items: Sequence[Any]) -> bool:
             return _complete(claim, outcome, items)
     except _Refused as refused:
         what, cause = str(refused), refused.__cause__
-    if isinstance(cause, DatabaseError) and cause.__class__.__name__ in {"OperationalError", "InterfaceError"}:
-        raise cause  # the database is away: not the fault of an item
     assert cause is not None
+    if _is_away(cause):
+        raise cause  # not the fault of an item
     with transaction.atomic():
         if not _ours(claim).select_for_update().exists():
             return False
@@ -53,6 +53,12 @@ def complete(claim: Claim, outcome: Outcome, items: Sequence[Any]) -> bool:
         _, line, trace = describe(0, cause)
         failed = [Failed(number, f"{what}: {line}", trace) for number in range(len(items))]
         return _complete(claim, Outcome([None] * len(items), failed, outcome.seconds), items)
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether the database did not answer. SQLite says the same of a wrong statement, but with a code of its own."""
+    wrong = getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_ERROR"
+    return isinstance(error, OperationalError | InterfaceError) and not wrong
 
 
 def _ours(claim: Claim) -> Any:
@@ -75,7 +81,7 @@ def _complete(claim: Claim, outcome: Outcome, items: Sequence[Any]) -> bool:
         wrong = sorted(offsets[number] for number in range(len(offsets)) if number in failed or number >= done)
         change |= {"wrong": wrong, "results": _merged(chunk, outcome.results)}
         to_fold = _to_fold_again(chunk, job, change["results"], wrong, right)
-    if job.reducer and to_fold:
+    if job.reducer and right:
         with _refusing("reduce"):
             change["partial"] = encode(find(job.reducer)(to_fold))
     if not job.keep_results:
@@ -148,21 +154,21 @@ def _count(claim: Claim, outcome: Outcome, succeeded: int, failed: int) -> None:
 
 
 def finish_if_done(job_id: int) -> None:
-    """End the job if its source is complete and nothing is left to do."""
+    """End the job if its source is complete and nothing is left to do. It may have ended before, or be deleted."""
     with transaction.atomic():
-        job = Job.objects.select_for_update().get(pk=job_id)
-        _finish_if_done(job)
-        job.save()
+        job = Job.objects.select_for_update().filter(pk=job_id).first()
+        if job is not None and _finish_if_done(job):
+            job.save()
 
 
-def _finish_if_done(job: Job) -> None:
-    """In the transaction that holds the job's lock: so it happens once, whoever comes last."""
+def _finish_if_done(job: Job) -> bool:
+    """In the transaction that holds the job's lock: so it happens once, whoever comes last. Whether it has."""
     if job.status not in {states.QUEUED, states.RUNNING}:
-        return
+        return False
     if job.max_failures is not None and job.failed > job.max_failures:
         job.error = f"stopped: {job.failed:,} items failed, and max_failures is {job.max_failures:,}"
     elif job.source_state != Job.COMPLETE or job.done < job.total:
-        return
+        return False
     elif job.reducer:
         _fold(job)
     job.status = states.FAILED if job.failed or job.error else states.SUCCEEDED
@@ -170,16 +176,17 @@ def _finish_if_done(job: Job) -> None:
     job.started_at = job.started_at or job.finished_at
     job.runs += 1
     _call_back(job)
+    return True
 
 
 def _fold(job: Job) -> None:
     """The value of all partial results, in the order of the items, some at a time."""
-    reduce = find(job.reducer)
     partials = job.chunks.filter(partial__isnull=False).order_by("first").values_list("partial", flat=True)
+    values = (json.loads(text or "null") for text in partials.iterator(chunk_size=100))
     try:
         with transaction.atomic():
-            job.value_json = _folded(reduce, (json.loads(text or "null") for text in partials.iterator(chunk_size=100)))
-    except Exception as error:  # noqa: BLE001  (it is the user's function; the job says so)
+            job.value_json = _folded(find(job.reducer), values)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (it is the user's function; the job says so)
         job.error = f"reduce: {describe(0, error).error}"
 
 
@@ -195,20 +202,32 @@ def _folded(reduce: Callable[[list[Any]], Any], partials: Iterable[Any]) -> str 
 
 
 def _call_back(job: Job) -> None:
-    """Enqueue the callbacks: those with a ledger of their own in this transaction, so exactly once; messages of plain
-    tasks after its commit. Their ids follow from the job, so none is there twice.
-    """
+    """Start the callbacks. One that cannot be started is no reason to lose what the job has done."""
     for kind in ("on_failure" if job.status == states.FAILED else "on_success", "on_complete"):
         if kind in job.callbacks:
-            name, args, kwargs = job.callbacks[kind]
-            task_id = f"job-{job.pk}-{job.runs}-{kind}"
-            task = current_app.tasks.get(name)
-            if task is None:
-                job.error = job.error or f"{kind}: this deployment has no task called {name}"
-                logger.error("Job %s: %s calls %s, which this deployment does not have.", job.pk, kind, name)
-            else:
-                call = partial(task.apply_async, (job.pk, *args), kwargs, task_id=task_id)
-                if getattr(task, "called_in_process", True):
-                    transaction.on_commit(call)
-                else:
-                    call()
+            try:
+                with transaction.atomic():
+                    _start(job, kind)
+            except Exception as error:
+                if _is_away(error):
+                    raise
+                logger.exception("Job %s: its %s was not started.", job.pk, kind)
+                job.error = job.error or f"{kind}: {describe(0, error).error}"
+
+
+def _start(job: Job, kind: str) -> None:
+    """Start a callback: one with a ledger of its own in this transaction, so exactly once; the message of a plain task
+    after its commit. The id follows from the job, so it is not there twice.
+    """
+    signature, task_id = current_app.signature(job.callbacks[kind]), f"job-{job.pk}-{job.runs}-{kind}"
+    task = current_app.tasks.get(str(signature.task))
+    if task is None:
+        raise UnknownTask(f"This deployment has no task called {signature.task}.")
+
+    def call() -> None:
+        signature.apply_async((job.pk,), task_id=task_id)
+
+    if getattr(task, "called_in_process", True):
+        transaction.on_commit(call, robust=True)
+    else:
+        call()

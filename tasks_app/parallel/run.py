@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from itertools import count
-from traceback import format_exc
+from traceback import TracebackException
 from typing import Any, NamedTuple
 
 from django.db import connections
@@ -109,8 +109,9 @@ def run_in_threads(call: Callable[[Any], Any], items: Sequence[Any], stop: Calla
 
 
 def describe(offset: int, error: BaseException) -> Failed:
-    line = f"{type(error).__name__}: {error}"[:MOST_ERROR]
-    return Failed(offset, _storable(line), _storable(format_exc()[-MOST_TRACEBACK:]))
+    trace = TracebackException.from_exception(error)  # as text, it is the error's own; also if that cannot be had
+    line = f"{type(error).__name__}: {trace}"[:MOST_ERROR]
+    return Failed(offset, _storable(line), _storable("".join(trace.format())[-MOST_TRACEBACK:]))
 
 
 def _storable(text: str) -> str:

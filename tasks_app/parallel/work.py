@@ -1,20 +1,21 @@
 """The doorbell of a job: claim a chunk, run it, write what came of it."""
 
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from celery import shared_task
-from django.db import Error, InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 
 from tasks_app.errors import ProcessDied
+from tasks_app.heartbeat import beating
 from tasks_app.models.job_handle import WORK
 from tasks_app.parallel.claim import Claim, claim, renew
 from tasks_app.parallel.finish import complete, finish_if_done
 from tasks_app.parallel.forked import Forked
+from tasks_app.parallel.references import find
 from tasks_app.parallel.run import Failed, Outcome, Stop, compose, describe, inside, run_here, run_in_threads
 
 PATIENCE = 2  # a chunk gives the rest of its items back when it has taken so many times as long as it should
@@ -56,7 +57,9 @@ def _run(claimed: Claim, items: Sequence[Any], stop: Stop) -> Outcome:
     started = time.perf_counter()
     try:
         call = compose(job.stages)
-    except Exception as error:  # noqa: BLE001  (an unknown task: every item says so)
+        for function in filter(None, (job.reducer, job.saver)):
+            find(function)  # rather now than after the work
+    except Exception as error:  # noqa: BLE001  (a task or function that is not there: every item says so)
         return Outcome([None] * len(items), [describe(number, error) for number in range(len(items))])
     if chunk.careful or job.item_timeout is not None:
         outcome = Forked(call, items, stop, job.threads, job.item_timeout).run()
@@ -70,23 +73,13 @@ def _run(claimed: Claim, items: Sequence[Any], stop: Stop) -> Outcome:
 
 @contextmanager
 def _going_on(claimed: Claim) -> Iterator[Stop]:
-    """While the block runs, renew the claim from a thread of its own, and stop when the job is not to go on."""
+    """While the block runs, renew the claim, and stop when the job is not to go on."""
     boxed = claimed.job.chunk_size is None and claimed.chunk.only is None
-    stop, done = Stop(PATIENCE * claimed.job.chunk_seconds if boxed else None), threading.Event()
+    stop = Stop(PATIENCE * claimed.job.chunk_seconds if boxed else None)
 
     def look() -> None:
-        while not done.wait(LOOK_SECONDS):
-            try:
-                if not renew(claimed):
-                    stop.now.set()
-            except Error:
-                connection.close()  # tried again in a moment
-        connection.close()
+        if not renew(claimed):
+            stop.now.set()
 
-    thread = threading.Thread(target=look, name=f"claim-{claimed.chunk.pk}", daemon=True)
-    thread.start()
-    try:
+    with beating(LOOK_SECONDS, look):
         yield stop
-    finally:
-        done.set()
-        thread.join()

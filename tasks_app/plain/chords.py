@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery import maybe_signature, states
 from celery.exceptions import ChordError
-from celery.result import GroupResult, ResultBase
+from celery.result import GroupResult
 from django.db import transaction
-from django_celery_results.models import ChordCounter, TaskResult
+from django_celery_results.models import ChordCounter, TaskResult  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     from tasks_app.plain.results import DatabaseBackend
@@ -20,7 +20,7 @@ def call_body(backend: "DatabaseBackend", counter: ChordCounter, chord: Any) -> 
 
     Happens in the transaction in which the last part ends, so exactly once.
     """
-    body = maybe_signature(chord, app=backend.app)
+    body: Any = maybe_signature(chord, app=backend.app)
     results = counter.group_result(app=backend.app)
     found = dict(_found(backend, [leaf.id for leaf in _leaves(results)]))
     for leaf in _leaves(results):
@@ -36,18 +36,17 @@ def call_body(backend: "DatabaseBackend", counter: ChordCounter, chord: Any) -> 
         backend.chord_error_from_stack(body, ChordError(f"Callback error: {error!r}"))
 
 
-def _leaves(results: ResultBase) -> Iterator[Any]:
-    for result in results.results if isinstance(results, GroupResult) else [results]:
+def _leaves(results: Any) -> Iterator[Any]:
+    for result in results.results:
         if isinstance(result, GroupResult):
             yield from _leaves(result)
         else:
             yield result
 
 
-def _values(results: GroupResult, found: dict[str, tuple[str, Any]]) -> list[Any]:
+def _values(results: Any, found: dict[str, tuple[str, Any]]) -> list[Any]:
     return [
-        _values(result, found) if isinstance(result, GroupResult) else found[result.id][1]
-        for result in results.results or ()
+        _values(result, found) if isinstance(result, GroupResult) else found[result.id][1] for result in results.results
     ]
 
 

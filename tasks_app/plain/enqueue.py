@@ -15,7 +15,7 @@ from tasks_app.plain import ledger
 from tasks_app.plain.message import Message, Recorder
 from tasks_app.plain.results import DatabaseBackend
 from tasks_app.plain.sending import publish
-from tasks_app.plain.task import PlainTask, records
+from tasks_app.plain.task import records
 
 Send = Callable[..., AsyncResult[Any]]
 logger = logging.getLogger(__name__)

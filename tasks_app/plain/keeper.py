@@ -78,15 +78,16 @@ def give_back(task_id: str, worker: str, reason: str) -> None:
     if call is None or deaths is None:
         return  # it had ended
     message = Message.from_json(call.message)
-    context = message.context()
-    task = current_app.tasks.get(context.task)
+    name = message.headers["task"]
+    task = current_app.tasks.get(name)
     most = getattr(task, "max_deaths", 1)
     if deaths < most:
-        logger.warning("%s %s runs again: %s.", context.task, task_id, reason)
+        logger.warning("%s %s runs again: %s.", name, task_id, reason)
         publish(message)
         return
     lost = ProcessDied(f"lost: {reason}, as it did before, {deaths} times in all" if deaths > 1 else f"lost: {reason}")
-    logger.error("%s %s is %s.", context.task, task_id, lost)
+    logger.error("%s %s is %s.", name, task_id, lost)
+    context = message.context()
     current_app.backend.mark_as_failure(task_id, lost, request=context)
     signals.task_failure.send(
         sender=task,

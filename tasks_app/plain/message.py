@@ -1,7 +1,6 @@
-"""Messages of plain tasks: Celery makes them, the ledger keeps them, and the broker is given them as often as needed."""
+"""Messages of plain tasks: Celery makes them, the ledger keeps them, the broker is given them as often as needed."""
 
 import base64
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,11 +38,12 @@ class Recorder:
         """
         if self.published is not None:
             return
+        payload: Any
         content_type, encoding, payload = serialization.dumps(body, serializer)
         if isinstance(payload, bytes):
             payload = {"base64": base64.b64encode(payload).decode()}
         declared = options.get("declare") or ()
-        queue = declared[0].name if declared else options.get("routing_key")
+        queue = declared[0].name if declared else str(options.get("routing_key"))
         kept = {name: value for name, value in options.items() if name not in _ATTEMPT and value is not None}
         self.published = Message(payload, {**kept, "content_type": content_type, "content_encoding": encoding}, queue)
 

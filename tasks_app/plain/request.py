@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
@@ -11,10 +11,13 @@ from tasks_app.plain import keeper
 from tasks_app.plain.task import records
 
 
-class PlainRequest(Request):  # type: ignore[misc]  # the library has no types
+class PlainRequest(Request):
     """Celery's request, with two ends of its own: a lost process gives the call back to the ledger, and a time limit
     runs the failure path once.
     """
+
+    _already_cancelled: bool
+    _already_revoked: bool
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Celery's own failure path, in the keeper's thread: nothing waits for the database in this one."""

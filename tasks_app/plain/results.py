@@ -19,7 +19,7 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 from django_celery_results.backends import database
-from django_celery_results.models import ChordCounter
+from django_celery_results.models import ChordCounter  # type: ignore[attr-defined]
 
 from tasks_app import states
 from tasks_app.models import Call, Launch, Operation
@@ -61,13 +61,14 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         return bool(insist(lambda: self._claim(request)))
 
     def _claim(self, request: Context) -> bool:
-        process = {"pid": os.getpid(), "hostname": request.hostname}
-        if ledger.claim(request.id, request.hostname, self._text(process)):
+        task_id, hostname = str(request.id), str(request.hostname)
+        process = {"pid": os.getpid(), "hostname": hostname}
+        if ledger.claim(task_id, hostname, self._text(process)):
             return True
-        if Call.objects.filter(task_id=request.id).exists():
+        if Call.objects.filter(task_id=task_id).exists():
             return False
         # Nobody recorded this call: it comes from another program, or from before an update.
-        return self._store(request.id, process, celery_states.STARTED, None, request)
+        return self._store(task_id, process, celery_states.STARTED, None, request)
 
     def mark_as_done(
         self,

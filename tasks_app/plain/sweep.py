@@ -3,14 +3,14 @@
 import logging
 import time
 from datetime import timedelta
+from typing import Any
 
 from celery import current_app
 from django.db import connection
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 
 from tasks_app.models import Call, Worker
-from tasks_app.plain import keeper, ledger
+from tasks_app.plain import keeper
 from tasks_app.plain.ledger import Process, adapted
 from tasks_app.plain.message import Message
 from tasks_app.plain.sending import publish
@@ -79,8 +79,10 @@ def take_back() -> None:
 
 
 def _is_empty(queue: str) -> bool:
-    try:
-        with current_app.connection_for_read() as broker:
-            return not broker.default_channel.queue_declare(queue=queue, passive=True).message_count
-    except (OperationalError, OSError, *current_app.connection_for_read().channel_errors):
-        return False
+    with current_app.connection_for_read() as broker:
+        channel: Any
+        try:
+            channel = broker.default_channel
+            return not channel.queue_declare(queue=queue, passive=True).message_count
+        except (*broker.connection_errors, *broker.channel_errors):
+            return False

@@ -12,7 +12,7 @@ from tasks_app.plain.results import DatabaseBackend
 logger = get_logger(__name__)
 
 
-class PlainTask(DjangoTask):  # type: ignore[misc]  # the library has no types
+class PlainTask(DjangoTask):  # type: ignore[type-arg]
     """A Celery task. A worker claims its call in the ledger before it runs it, so a second message starts nothing."""
 
     abstract = True
@@ -21,12 +21,13 @@ class PlainTask(DjangoTask):  # type: ignore[misc]  # the library has no types
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """In a worker, claim the call and run it; anywhere else, call the function itself."""
-        request = self.request
+        request: Any = self.request
         if request.called_directly or request.is_eager or getattr(request, "claimed", False):
             return super().__call__(*args, **kwargs)
         if records(self, request.ignore_result):
             request.claimed = True
-            if not current_app.backend.claim(request):
+            backend: Any = current_app.backend
+            if not backend.claim(request):
                 logger.info("%s %s is dropped: it has run, or runs elsewhere.", self.name, request.id)
                 raise Ignore
         return self.run(*args, **kwargs)

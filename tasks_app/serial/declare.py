@@ -6,51 +6,32 @@ from datetime import datetime, timedelta
 from string import Formatter
 from typing import Any
 
-from asgiref.sync import sync_to_async
-from celery import Task, shared_task
+from celery import shared_task
 from celery.result import AsyncResult
 from django.db import models
 from django.utils import timezone
 
+from tasks_app.calls import LedgerTask, ManyResults
 from tasks_app.models import SerialModel
 from tasks_app.queues import SERIAL
-from tasks_app.serial.enqueue import Call, EnqueuedMany, enqueue, enqueue_many
+from tasks_app.serial.enqueue import Call, enqueue, enqueue_many
 
+TAKES = "task_id, countdown, eta and idempotency_key; to go on after it, enqueue from within another task"
 GLOBAL_KEY = ""
 LONGEST_KEY = 255  # characters, as in the ledger's columns
 
 
-class SerialTask(Task):  # type: ignore[type-arg]
-    """A task whose calls are operations: written to the ledger with the caller's own transaction, applied in a lane.
-
-    It is a Celery task, too: a message with its name, from beat or from another program, becomes an operation.
-    """
+class SerialTask(LedgerTask):
+    """A task whose calls are operations: written to the ledger with the caller's own transaction, applied in a lane."""
 
     abstract = True
     queue = SERIAL.name
-    ignore_result = True  # the operation holds the result
-    called_in_process = False  # a job does not map it
 
     on: type[SerialModel] | None = None
     create = False
     key: str | None = None
     external = False
     blocks = False  # a failure holds the lane
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """In a worker, enqueue; anywhere else, call the function itself, as with any Celery task."""
-        if self.request.called_directly:
-            return self.run(*args, **kwargs)
-        self.apply_async(args, kwargs, task_id=self.request.id)
-        return None
-
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
-        """Enqueue one operation in the current transaction, and return at once."""
-        return self.apply_async(args, kwargs)
-
-    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
-        """`delay`, for async callers."""
-        return await sync_to_async(self.apply_async)(args, kwargs)
 
     def apply_async(  # type: ignore[override]
         self,
@@ -71,11 +52,7 @@ class SerialTask(Task):  # type: ignore[type-arg]
         Raises:
             TypeError: the arguments do not fit the task, are not JSON, or an option is not for serial tasks.
         """
-        if unknown := [name for name, value in options.items() if value and name not in IGNORED_OPTIONS]:
-            raise TypeError(
-                f"{self.name} is a serial task and does not take {', '.join(unknown)}. It takes task_id, countdown, "
-                "eta and idempotency_key; to go on after it, enqueue from within another task."
-            )
+        self.refuse(options, "a serial task", TAKES)
         not_before = timezone.now() + timedelta(seconds=countdown) if countdown else eta
         if idempotency_key is not None:
             idempotency_key = _short("idempotency_key", f"{self.name}:{idempotency_key}")
@@ -83,7 +60,7 @@ class SerialTask(Task):  # type: ignore[type-arg]
         task_id = task_id and _short("task_id", task_id)
         return self.AsyncResult(enqueue(self.name, call, task_id, not_before, idempotency_key))
 
-    def delay_many(self, calls: Iterable[Sequence[Any]]) -> EnqueuedMany:
+    def delay_many(self, calls: Iterable[Sequence[Any]]) -> ManyResults:
         """Enqueue an operation for each tuple of arguments, in their order, in one transaction.
 
         `calls` may be a generator of any length; it is taken in parts. The answer is a sequence of results that holds
@@ -138,17 +115,6 @@ def _short(what: str, text: str) -> str:
     if len(text) > LONGEST_KEY:
         raise TypeError(f"{what} {text[:40]!r}… has {len(text)} characters; it may have {LONGEST_KEY} at the most.")
     return text
-
-
-#: Options about the message, which beat, the admin and Celery itself pass along. An operation needs no message.
-# fmt: off
-IGNORED_OPTIONS = frozenset(
-    {
-        "connection", "exchange", "headers", "ignore_result", "parent_id", "periodic_task_name", "priority",
-        "producer", "queue", "retry", "retry_policy", "root_id", "router", "routing_key", "serializer", "shadow",
-    }
-)
-# fmt: on
 
 
 def serial_task(

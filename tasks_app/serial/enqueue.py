@@ -2,15 +2,16 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import islice
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 from celery.result import AsyncResult
 from django.db import connection, transaction
 from django.utils import timezone
 
+from tasks_app.calls import ManyResults, id_of, new_prefix
 from tasks_app.errors import NotJson
 from tasks_app.models import LaneCount, lane_of
 from tasks_app.serial.doorbell import ring_after_commit
@@ -87,17 +88,17 @@ def enqueue(
     return task_id
 
 
-def enqueue_many(task: str, calls: Iterable[Call], result: Callable[[str], AsyncResult[Any]]) -> "EnqueuedMany":
+def enqueue_many(task: str, calls: Iterable[Call], result: Callable[[str], AsyncResult[Any]]) -> ManyResults:
     """Insert an operation per call, in one transaction and in parts; nothing if any call is wrong."""
-    prefix = uuid.uuid4().hex[:24]
+    prefix = new_prefix()
     remaining, lanes, total = iter(calls), set[int](), 0
     with transaction.atomic():
         while part := list(islice(remaining, PART)):
-            ids = [_id(prefix, number) for number in range(total, total + len(part))]
+            ids = [id_of(prefix, number) for number in range(total, total + len(part))]
             lanes.update(_insert_part(task, ids, part))
             total += len(part)
         ring_after_commit(sorted(lanes))
-    return EnqueuedMany(prefix, total, result)
+    return ManyResults(prefix, total, result)
 
 
 def _insert_part(task: str, ids: list[str], part: list[Call]) -> set[int]:
@@ -132,31 +133,3 @@ def _earlier(task_id: str, idempotency_key: str | None) -> str | None:
 
 def _adapted(moment: datetime | None) -> Any:
     return connection.ops.adapt_datetimefield_value(moment)
-
-
-def _id(prefix: str, number: int) -> str:
-    return f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-{prefix[20:]}{number:08x}"
-
-
-class EnqueuedMany(Sequence[AsyncResult[Any]]):
-    """The results of `delay_many`, in the order of the calls. The ids are worked out, not stored."""
-
-    def __init__(self, prefix: str, length: int, result: Callable[[str], AsyncResult[Any]]) -> None:
-        self._prefix, self._length, self._result = prefix, length, result
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, index: int) -> AsyncResult[Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[AsyncResult[Any]]: ...
-    def __getitem__(self, index: int | slice) -> AsyncResult[Any] | Sequence[AsyncResult[Any]]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(self._length))]
-        return self._result(_id(self._prefix, range(self._length)[index]))
-
-    @property
-    def ids(self) -> Iterator[str]:
-        """The ids, one after the other."""
-        return (_id(self._prefix, number) for number in range(self._length))

@@ -5,18 +5,16 @@ it. When the owner is gone the claim expires and the operation is run again, wit
 owner's result is refused.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db import Error, connection, transaction
+from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from tasks_app import states
+from tasks_app.heartbeat import beating
 from tasks_app.models import Operation
 from tasks_app.serial import ledger
 from tasks_app.serial.apply import Pending, decode, describe, encode, find
@@ -62,7 +60,7 @@ def run(lane: int, claim: Claim) -> None:
     assert task is not None, "claim() comes first"
     args, kwargs = decode(operation.arguments)
     succeeded, failed = [], []
-    with _renewed(claim):
+    with beating(settings.SERIAL_LEASE_SECONDS / 3, lambda: _renew(claim)):
         try:
             succeeded.append((operation.id, encode(task, task.run(*args, **kwargs))))
         except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is, it is the operation's own)
@@ -73,26 +71,8 @@ def run(lane: int, claim: Claim) -> None:
             ledger.complete(lane, succeeded, failed, claim.started_at)
 
 
-@contextmanager
-def _renewed(claim: Claim) -> Iterator[None]:
-    """Renew the claim while the block runs, from a thread of its own."""
-    done = threading.Event()
-
-    def renew() -> None:
-        while not done.wait(settings.SERIAL_LEASE_SECONDS / 3):
-            try:
-                _ours(claim).update(owner_until=timezone.now() + _lease())
-            except Error:
-                connection.close()  # tried again in a moment
-        connection.close()
-
-    thread = threading.Thread(target=renew, name=f"claim-{claim.operation.id}", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+def _renew(claim: Claim) -> None:
+    _ours(claim).update(owner_until=timezone.now() + _lease())
 
 
 def _lease() -> timedelta:

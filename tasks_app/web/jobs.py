@@ -29,10 +29,12 @@ ACTIONS: dict[str, Callable[[Job], None]] = {
 }
 
 
-@require_GET
-@login_required
-@permission_required(WATCH, raise_exception=True)
-@never_cache
+def watching(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """A page that is read by whoever may see jobs, and shows what is so now."""
+    return require_GET(login_required(permission_required(WATCH, raise_exception=True)(never_cache(view))))
+
+
+@watching
 def jobs(request: HttpRequest) -> HttpResponse:
     name = request.GET.get("name", "").replace("\0", "").strip()
     found = Job.objects.filter(name__icontains=name) if name else Job.objects.all()
@@ -40,18 +42,12 @@ def jobs(request: HttpRequest) -> HttpResponse:
     return render(request, "jobs.html", {"page": page, "name": name})
 
 
-@require_GET
-@login_required
-@permission_required(WATCH, raise_exception=True)
-@never_cache
+@watching
 def job(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "job.html", shown(request, pk))
 
 
-@require_GET
-@login_required
-@permission_required(WATCH, raise_exception=True)
-@never_cache
+@watching
 def progress(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "fragments/job.html", shown(request, pk))
 

@@ -13,8 +13,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from celery import shared_task
-from django.db import connection, transaction
+from celery import chain, shared_task
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -42,6 +42,11 @@ def plus(item: int, more: int, *, times: int = 1) -> int:
     return item + more * times
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("nothing to say")
+
+
 @shared_task
 def pick(item: Any) -> Any:
     """Fails, kills, hangs, or gives back what JSON cannot hold, as the item says."""
@@ -54,6 +59,8 @@ def pick(item: Any) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             time.sleep(60)
+        case "mute":
+            raise Mute
         case "set":
             return {1}
         case "nan":
@@ -303,14 +310,31 @@ def test_failed_items_are_retried_and_only_those(monkeypatch: pytest.MonkeyPatch
         job.retry_failed()
 
 
-def test_an_unknown_task_fails_every_item_and_says_so() -> None:
-    job = over(range(3)).map(double).start()
-    Job.objects.update(stages=[["gone.task", [], {}]])
-    run_jobs()
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ({"stages": [["gone.task", [], {}]]}, "no task called gone.task. Deploy it."),
+        ({"reducer": "gone.task"}, "no task called gone.task. Deploy it."),
+        ({"saver": "tests.gone:store"}, "no function store in tests.gone. Deploy it."),
+    ],
+)
+def test_an_unknown_task_or_function_fails_every_item_and_says_so(gone: dict[str, Any], said: str) -> None:
+    job = over(range(30)).map(double).start(chunk_size=10)
+    Job.objects.update(**gone)
+    assert run_jobs() == 3  # not in halves: no item is to blame
     job.refresh_from_db()
 
-    assert (job.status, job.failed) == ("failed", 3)
-    assert "no task called gone.task. Deploy it." in next(job.failures())["error"]
+    assert (job.status, job.failed) == ("failed", 30)
+    assert {failure["error"] for failure in job.failures()} == {f"UnknownTask: This deployment has {said}"}
+
+
+def test_an_error_that_has_no_text_is_described_all_the_same() -> None:
+    job = over([1, "mute"]).map(pick).start()
+    run_jobs()
+
+    (failure,) = job.failures()
+    assert failure["error"] == "Mute: <exception str() failed>"
+    assert "raise Mute" in failure["traceback"]
 
 
 # --- Reduce and save ------------------------------------------------------------------------------------------------
@@ -343,6 +367,30 @@ def test_a_reducer_that_fails_at_the_end_fails_the_job() -> None:
     assert job.error.startswith("reduce: TypeError")
 
 
+@pytest.mark.parametrize(
+    ("reducer", "said"),
+    [
+        ("gone.task", "reduce: UnknownTask: This deployment has no task called gone.task. Deploy it."),
+        (f"{__name__}:leave", "reduce: SystemExit: 3"),
+    ],
+)
+def test_a_reducer_that_is_gone_or_leaves_at_the_end_fails_the_job(reducer: str, said: str, sent: Sent) -> None:
+    job = over([1, 2]).map(pick).reduce(add).start(chunk_size=1)
+    work(job.pk, 0)
+    taken = claiming.claim(job.pk, 1)
+    assert taken is not None
+    Job.objects.update(reducer=reducer)
+    assert finish.complete(taken, Outcome([2], [], 0.1), [2])
+    job.refresh_from_db()
+
+    assert (job.status, job.succeeded) == ("failed", 2)
+    assert job.error == said
+
+
+def leave(values: list[Any]) -> None:
+    raise SystemExit(3)
+
+
 def operator_add(values: list[Any]) -> Any:
     return values[0] if len(values) == 1 else operator.add(values[0], {})
 
@@ -362,7 +410,43 @@ def test_what_save_does_not_take_is_found_and_fails_alone() -> None:
 
     assert sorted(Score.objects.values_list("value", flat=True)) == list(range(80, 91))
     assert (job.succeeded, job.failed) == (11, 9)
-    assert {it["error"] for it in job.failures()} == {"save: OverflowError: too large to store"}
+    failures = list(job.failures())
+    assert {it["error"] for it in failures} == {"save: OverflowError: too large to store"}
+    assert all("in store_small\n    raise OverflowError" in it["traceback"] for it in failures)
+
+
+def test_a_wrong_statement_in_save_is_the_fault_of_save() -> None:
+    job = over(range(3)).map(pick).save(store_wrongly).start(chunk_size=3)
+    run_jobs()
+    job.refresh_from_db()
+
+    assert (job.status, job.failed) == ("failed", 3)
+    assert "no_such_table" in next(job.failures())["error"]
+
+
+@pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+def test_a_database_that_is_away_in_save_is_nobody_s_fault(error: type[Exception], claimed: claiming.Claim) -> None:
+    Job.objects.update(saver=f"{__name__}:store_later")
+    claimed.job.refresh_from_db()
+    failing.append(error("the connection is closed"))
+    with pytest.raises(error, match="the connection is closed"):
+        finish.complete(claimed, outcome_of(claimed), claimed.items())
+    assert finish.complete(claimed, outcome_of(claimed), claimed.items())
+    claimed.job.refresh_from_db()
+    assert (claimed.job.succeeded, claimed.job.failed) == (8, 0)
+
+
+failing: list[Exception] = []
+
+
+def store_later(results: list[int]) -> None:
+    if failing:
+        raise failing.pop()
+
+
+def store_wrongly(results: list[int]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO no_such_table VALUES (1)")
 
 
 # --- Callbacks ------------------------------------------------------------------------------------------------------
@@ -377,6 +461,71 @@ def test_callbacks_start_once_with_the_id_of_the_job(sent: Sent, items: list[Any
     messages = [message for message in sent() if message.task != WORK]
     assert sorted(message.args[1] for message in messages) == called
     assert {message.args[0] for message in messages} == {job.pk}
+
+
+@pytest.mark.parametrize(
+    ("signature", "sent_as"),
+    [
+        (note.s("mine").set(queue="io", priority=9), ("io", note.name, 9)),
+        (chain(note.s(), note.si(2)), ("cpu", note.name, 5)),
+    ],
+)
+def test_a_callback_is_any_signature_with_its_options(
+    sent: Sent, signature: Any, sent_as: tuple[str, str, int]
+) -> None:
+    job = over(range(2)).map(pick).start(on_complete=signature)
+    run_jobs()
+
+    (message,) = [message for message in sent() if message.task != WORK]
+    assert (message.queue, message.task, message.priority) == sent_as
+    assert message.args[0] == job.pk
+
+
+def test_a_callback_that_goes_without_the_job_does_not_get_its_id(sent: Sent) -> None:
+    over(range(2)).map(pick).start(on_complete=note.si(7))
+    run_jobs()
+
+    assert [message.args for message in sent() if message.task != WORK] == [[7]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "said"),
+    [
+        ("on_success", {"task": "gone.task"}, "on_success: UnknownTask: This deployment has no task called gone.task."),
+        ("on_complete", {"args": [2, 3]}, "on_complete: TypeError: "),
+    ],
+)
+def test_a_callback_that_is_gone_or_refused_is_said_and_the_results_are_kept(
+    sent: Sent, kind: str, changed: dict[str, Any], said: str
+) -> None:
+    job = over(range(2)).map(pick).start(on_success=note.s(), on_complete=increment_value.s())
+    job.callbacks[kind] |= changed  # another version of the code was deployed after the start
+    job.save(update_fields=["callbacks"])
+    run_jobs()
+    job.refresh_from_db()
+
+    assert (job.status, list(job.results())) == ("succeeded", [0, 1])
+    assert job.error.startswith(said)
+
+
+def test_a_message_that_cannot_be_sent_keeps_no_other_callback_from_being_sent(sent: Sent) -> None:
+    nowhere = note.s("first").set(queue="nowhere")
+    job = over(range(2)).map(pick).start(on_success=nowhere, on_complete=note.s("last"))
+    run_jobs()
+
+    assert [message.args for message in sent() if message.task != WORK] == [[job.pk, "last"]]
+
+
+def test_a_doorbell_that_comes_late_changes_nothing(sent: Sent) -> None:
+    job = over(range(2)).map(double).start()
+    run_jobs()
+    with CaptureQueriesContext(connection) as queries:
+        work(job.pk, 0)
+    assert not [query["sql"] for query in queries if query["sql"].startswith("UPDATE")]
+    job.delete()
+    work(job.pk, 0)
+
+    assert not Job.objects.exists()
 
 
 def test_an_empty_source_succeeds_at_once(sent: Sent) -> None:
@@ -617,6 +766,8 @@ def test_an_item_that_is_not_json_is_refused_and_those_before_it_stay() -> None:
         (lambda: over(range(3)).map(double).start(threads="4"), "threads is a number"),  # type: ignore[arg-type]
         (lambda: over(range(3)).map(double).start(priority=10), "priority goes from 0 to 9"),
         (lambda: over(range(3)).map(double).start(on_success=note), "takes a signature"),  # type: ignore[arg-type]
+        (lambda: over(range(3)).map(double).start(on_failure=note.s(1, 2)), "with the job's id first"),
+        (lambda: over(range(3)).map(double).start(on_failure=note.s({1})), "must be JSON"),
     ],
 )
 def test_what_is_wrong_is_refused_at_the_call(wrong: Callable[[], Any], message: str) -> None:

@@ -5,12 +5,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError
-from rich.console import Console
-from rich.table import Table
+from django.core.management.base import BaseCommand
 
 from tasks_app.errors import JobRefused
+from tasks_app.management.output import print_table, refusals_as_sentences
 from tasks_app.models import Job
 from tasks_app.pruning import delete_in_batches
 
@@ -42,18 +40,11 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         action = options["action"] or "list"
-        try:
+        with refusals_as_sentences():
             if action == "list":
                 self._list(options.get("name") or "")
             else:
                 self._do(action, self._job(options["id"]))
-        except JobRefused as error:
-            raise CommandError(str(error)) from error
-        except DatabaseError as error:
-            raise CommandError(
-                f"The database cannot be used ({str(error).strip()}). Start it, run `manage.py migrate`, or correct "
-                "DATABASE_URL."
-            ) from error
 
     def _job(self, pk: int) -> Job:
         job = Job.objects.filter(pk=pk).first()
@@ -82,14 +73,13 @@ class Command(BaseCommand):
             self.stdout.write(f"Job {job.pk} {done}.")
 
     def _list(self, name: str) -> None:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        numbers = {"id", "done", "of", "failed", "rate"}
-        for heading in ("id", "name", "state", "done", "of", "failed", "rate", "queue"):
-            table.add_column(heading, justify="right" if heading in numbers else "left")
-        for job in Job.objects.filter(name__icontains=name)[:LISTED]:
-            state = "paused" if job.paused and not job.finished else job.status
-            total = f"{job.total:,}" + ("" if job.source_state == Job.COMPLETE else f" ({job.source_state})")
-            rate = f"{job.rate:,.0f}/s" if job.rate else ""
-            row = (str(job.pk), job.name, state, f"{job.done:,}", total, f"{job.failed:,}", rate, job.queue)
-            table.add_row(*row)
-        Console(file=self.stdout, highlight=False, width=110).print(table)  # type: ignore[arg-type]
+        headings = ("id", "name", "state", "done", "of", "failed", "rate", "queue")
+        jobs = Job.objects.filter(name__icontains=name)[:LISTED]
+        print_table(self.stdout, headings, {"id", "done", "of", "failed", "rate"}, map(_row, jobs))
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    state = "paused" if job.paused and not job.finished else job.status
+    total = f"{job.total:,}" + ("" if job.source_state == Job.COMPLETE else f" ({job.source_state})")
+    rate = f"{job.rate:,.0f}/s" if job.rate else ""
+    return (str(job.pk), job.name, state, f"{job.done:,}", total, f"{job.failed:,}", rate, job.queue)

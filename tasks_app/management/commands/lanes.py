@@ -4,12 +4,10 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError
-from rich.console import Console
-from rich.table import Table
+from django.core.management.base import BaseCommand
 
 from tasks_app.errors import LaneRefused
+from tasks_app.management.output import print_table, refusals_as_sentences
 from tasks_app.serial import lanes
 from tasks_app.serial.drain import Drain
 
@@ -40,7 +38,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         action = options["action"] or "list"
-        try:
+        with refusals_as_sentences():
             if action == "list":
                 self._list()
             elif action == "resize":
@@ -50,13 +48,6 @@ class Command(BaseCommand):
                 self._drain(options["lane"])
             else:
                 self._steer(action, options["lane"], everything=options["all"])
-        except LaneRefused as error:
-            raise CommandError(str(error)) from error
-        except DatabaseError as error:
-            raise CommandError(
-                f"The database cannot be used ({str(error).strip()}). Start it, run `manage.py migrate`, or correct "
-                "DATABASE_URL."
-            ) from error
 
     def _steer(self, action: str, lane: int | None, *, everything: bool) -> None:
         steer, _, done = ACTIONS[action]
@@ -82,12 +73,12 @@ class Command(BaseCommand):
                 self.stdout.write(f"Lane {number}: {drain.applied:,} operations applied.")
 
     def _list(self) -> None:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for heading in ("lane", "state", "depth", "oldest", "last drained"):
-            table.add_column(heading, justify="right" if heading in {"lane", "depth", "oldest"} else "left")
-        for found in lanes.overview():
-            depth = f"{found.depth:,}" + ("+" if found.depth >= lanes.DEEPEST else "")
-            oldest = f"{found.oldest.total_seconds():.1f} s" if found.oldest is not None else ""
-            drained = f"{found.lane.drained_at:%Y-%m-%d %H:%M:%S}" if found.lane.drained_at else "never"
-            table.add_row(str(found.lane.pk), found.state, depth, oldest, drained)
-        Console(file=self.stdout, highlight=False, width=100).print(table)  # type: ignore[arg-type]
+        headings = ("lane", "state", "depth", "oldest", "last drained")
+        print_table(self.stdout, headings, {"lane", "depth", "oldest"}, map(_row, lanes.overview()))
+
+
+def _row(found: lanes.Overview) -> tuple[str, ...]:
+    depth = f"{found.depth:,}" + ("+" if found.depth >= lanes.DEEPEST else "")
+    oldest = f"{found.oldest.total_seconds():.1f} s" if found.oldest is not None else ""
+    drained = f"{found.lane.drained_at:%Y-%m-%d %H:%M:%S}" if found.lane.drained_at else "never"
+    return (str(found.lane.pk), found.state, depth, oldest, drained)

@@ -3,15 +3,13 @@
 import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError
+from django.core.management.base import BaseCommand
 from django.utils import timezone
-from rich.console import Console
-from rich.table import Table
 
 from tasks_app import states
 from tasks_app.errors import LaunchRefused
 from tasks_app.isolated import launches
+from tasks_app.management.output import print_table, refusals_as_sentences
 from tasks_app.models import Launch
 
 SHOWN = 20
@@ -30,7 +28,7 @@ class Command(BaseCommand):
             action.add_argument("launch", type=int, nargs="+" if name == "cancel" else None, help="the launch's number")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
+        with refusals_as_sentences():
             if options["action"] == "show":
                 self._show(options["launch"])
             elif options["action"] == "cancel":
@@ -40,23 +38,12 @@ class Command(BaseCommand):
                     self.stdout.write(f"Launch {number} {done}.")
             else:
                 self._list(options.get("state"), options.get("most", SHOWN))
-        except LaunchRefused as error:
-            raise CommandError(str(error)) from error
-        except DatabaseError as error:
-            raise CommandError(
-                f"The database cannot be used ({str(error).strip()}). Start it, run `manage.py migrate`, or correct "
-                "DATABASE_URL."
-            ) from error
 
     def _list(self, state: str | None, most: int) -> None:
         rows = Launch.objects.filter(status=state) if state else Launch.objects.all()
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for heading in ("launch", "task", "state", "seconds", "how it ended"):
-            table.add_column(heading, justify="right" if heading in {"launch", "seconds"} else "left")
-        for row in rows.defer("arguments", "result", "traceback", "stdout", "stderr")[:most]:
-            name = row.task.rpartition(".")[2]
-            table.add_row(str(row.pk), name, row.status.replace("_", " "), _seconds(row), row.reason)
-        Console(file=self.stdout, highlight=False, width=140).print(table)  # type: ignore[arg-type]
+        found = rows.defer("arguments", "result", "traceback", "stdout", "stderr")[:most]
+        headings = ("launch", "task", "state", "seconds", "how it ended")
+        print_table(self.stdout, headings, {"launch", "seconds"}, map(_row, found))
 
     def _show(self, number: int) -> None:
         row = Launch.objects.filter(pk=number).first()
@@ -84,6 +71,10 @@ class Command(BaseCommand):
         for name, text in {"traceback": row.traceback, "stdout": row.stdout, "stderr": row.stderr}.items():
             if text:
                 self.stdout.write(f"\n--- {name}\n{text}")
+
+
+def _row(row: Launch) -> tuple[str, ...]:
+    return (str(row.pk), row.task.rpartition(".")[2], row.status.replace("_", " "), _seconds(row), row.reason)
 
 
 def _seconds(row: Launch) -> str:
