@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery.beat import SchedulingError
+from celery.result import AsyncResult
 from celery.schedules import schedstate
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
@@ -108,23 +109,25 @@ class DatabaseScheduler(schedulers.DatabaseScheduler):  # type: ignore[misc]  # 
                 _let_go_when_frozen()
                 if not entry.take(now):
                     return False
-                self._call(entry)
+                called = self._call(entry)
         except bell.ERRORS:  # after the commit: a message of which nothing is in the ledger
             entry.give_back(now)
             raise
+        if called:
+            logger.info("%s is called: %s %s", entry.name, entry.task, called.id)
         return True
 
-    def _call(self, entry: PeriodicEntry) -> None:
+    def _call(self, entry: PeriodicEntry) -> AsyncResult[Any] | None:
         """A call that can never be made, because of its arguments for instance, is logged, and its tick is over."""
         try:
             with transaction.atomic():
-                result = self.apply_async(entry, advance=False)
+                result: AsyncResult[Any] = self.apply_async(entry, advance=False)
         except SchedulingError as error:
             if isinstance(error.__context__, OUTAGES):
                 raise error.__context__ from None
             logger.exception("%s was not called.", entry.name)
-        else:
-            logger.info("%s is called: %s %s", entry.name, entry.task, result.id)
+            return None
+        return result
 
 
 def _let_go_when_frozen() -> None:
