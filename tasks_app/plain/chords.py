@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from celery import maybe_signature, states
 from celery.exceptions import ChordError
 from celery.result import GroupResult
-from django.db import transaction
+from django.db import DEFAULT_DB_ALIAS, transaction
 from django_celery_results.models import ChordCounter, TaskResult  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def _values(results: Any, found: dict[str, tuple[str, Any]]) -> list[Any]:
 
 def _found(backend: "DatabaseBackend", ids: list[str]) -> Iterator[tuple[str, tuple[str, Any]]]:
     for start in range(0, len(ids), PART):
-        for row in TaskResult.objects.filter(task_id__in=ids[start : start + PART]):
+        rows = TaskResult.objects.using(DEFAULT_DB_ALIAS)  # where the transaction is, not a replica
+        for row in rows.filter(task_id__in=ids[start : start + PART]):
             value = backend.decode_content(row, row.result)
             if row.status in states.EXCEPTION_STATES:
                 value = backend.exception_to_python(value)

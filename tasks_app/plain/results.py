@@ -15,7 +15,7 @@ from celery import states as celery_states
 from celery.app.task import Context
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 from django_celery_results.backends import database
@@ -140,7 +140,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         if not request.id or not request.group:
             return
         with transaction.atomic():
-            counters = ChordCounter.objects.filter(group_id=request.group)
+            counters = ChordCounter.objects.using(DEFAULT_DB_ALIAS).filter(group_id=request.group)
             if not counters.update(count=F("count") - 1):
                 logger.warning("The chord of group %s is over, or was never begun.", request.group)
             elif (counter := counters.filter(count=0).first()) is not None:
@@ -200,8 +200,8 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         """Add `queue`, which Celery's `AsyncResult.queue` reads."""
         meta = dict(super()._get_meta_from_request(request))
         delivery = getattr(request, "delivery_info", None) or {}
-        if delivery.get("routing_key"):
-            meta["queue"] = delivery["routing_key"]
+        if isinstance(queue := delivery.get("routing_key"), str):
+            meta["queue"] = queue
         return meta
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
