@@ -5,16 +5,11 @@ How many items that are follows from how long they have taken so far.
 
 import json
 import math
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import psutil
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
@@ -23,6 +18,7 @@ from django.utils import timezone
 from tasks_app import states
 from tasks_app.models import Chunk, Job
 from tasks_app.models.job_handle import send
+from tasks_app.owners import owner
 
 MOST_ITEMS = 100_000  # in a chunk: what fits into one row of results and is read back in a moment
 GROWTH = 8  # a chunk is at most so many times as long as the one before: its items may take longer
@@ -165,35 +161,3 @@ def halve(chunk: Chunk, *, careful: bool) -> None:
 
 def lease() -> timedelta:
     return timedelta(seconds=settings.PARALLEL_LEASE_SECONDS)
-
-
-def owner() -> str:
-    """This process, so that others on the same machine can see whether it is still there."""
-    return f"{machine()} {os.getpid()} {_started(os.getpid())}"
-
-
-def is_dead(owner: str) -> bool:
-    """Whether the owner was a process of this machine that is not there any more."""
-    where, _, process = owner.rpartition(" ")[0].rpartition(" ")
-    if where != machine():
-        return False
-    try:
-        found = psutil.Process(int(process))
-        return found.status() == psutil.STATUS_ZOMBIE or f"{found.create_time():.2f}" != owner.rpartition(" ")[2]
-    except psutil.NoSuchProcess:
-        return True
-
-
-@cache
-def machine() -> str:
-    """The machine and its process numbers: containers on one machine count their own."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()
-
-
-@cache
-def _started(pid: int) -> str:
-    return f"{psutil.Process(pid).create_time():.2f}"

@@ -8,7 +8,8 @@ from django.utils import timezone
 from tasks_app import states
 from tasks_app.models import Chunk, Job
 from tasks_app.models.job_handle import send
-from tasks_app.parallel.claim import is_dead, lease, lost
+from tasks_app.owners import is_dead
+from tasks_app.parallel.claim import lease, lost
 from tasks_app.parallel.finish import finish_if_done
 
 LONGEST_WAIT_SECONDS = 64

@@ -21,6 +21,7 @@ from django.utils import timezone
 from tasks_app.errors import ItemFailed, JobRefused, NotJson
 from tasks_app.models import Chunk, Entry, Failure, Job, Score
 from tasks_app.models.job_handle import WORK
+from tasks_app.owners import machine
 from tasks_app.parallel import claim as claiming
 from tasks_app.parallel import finish, over, sweep, work
 from tasks_app.parallel.run import Failed, Outcome
@@ -601,7 +602,7 @@ def test_the_late_write_of_an_expired_claim_is_refused(claimed: claiming.Claim) 
 def test_a_claim_of_a_process_that_is_gone_is_given_away_at_once(claimed: claiming.Claim) -> None:
     sweep.sweep()
     assert Chunk.objects.get(pk=claimed.chunk.pk).status == "running"
-    Chunk.objects.update(owner=f"{claiming.machine()} 999999 1.00")
+    Chunk.objects.update(owner=f"{machine()} 999999 1.00")
     sweep.sweep()
     assert Chunk.objects.get(pk=claimed.chunk.pk).status == "queued"
     Chunk.objects.update(status="running", owner="another-machine 1 1.00")
@@ -619,7 +620,7 @@ def test_a_chunk_that_goes_on_killing_its_owners_is_cut_until_one_item_is_left(s
         if taken is None:
             sweep.sweep()
         elif 5 in taken.items() and taken.chunk.deaths < 6:
-            Chunk.objects.filter(pk=taken.chunk.pk).update(owner=f"{claiming.machine()} 999999 1.00")
+            Chunk.objects.filter(pk=taken.chunk.pk).update(owner=f"{machine()} 999999 1.00")
             sweep.sweep()
         else:
             failed = [Failed(0, "ProcessDied", "")] if 5 in taken.items() else []
