@@ -11,7 +11,7 @@ from typing import Any
 from celery import Task, chain, chord, current_app, group, shared_task  # noqa: F401  (for the scripts of the tests)
 from celery.result import AsyncResult  # noqa: F401
 from django.db import connection, transaction
-from django_celery_results.models import ChordCounter, TaskResult  # noqa: F401  # type: ignore[attr-defined]
+from django_celery_results.models import ChordCounter, TaskResult  # type: ignore[attr-defined]  # noqa: F401
 
 from tasks_app.models import Call, Worker  # noqa: F401
 from tasks_app.plain.message import Message
@@ -36,9 +36,8 @@ def until(condition: Callable[[], Any], seconds: float = 40) -> Any:
 
 def again(task_ids: Sequence[str], times: int = 1) -> Callable[[], None]:
     """Publishes messages of these calls, as a broker may deliver them a second time, after they have ended, too."""
-    messages = [
-        Message.from_json(text) for text in Call.objects.filter(task_id__in=task_ids).values_list("message", flat=True)
-    ]
+    rows = Call.objects.filter(task_id__in=task_ids)
+    messages = [Message.from_json(text) for text in rows.values_list("message", flat=True)]
 
     def publish() -> None:
         with current_app.producer_pool.acquire(block=True) as producer:
