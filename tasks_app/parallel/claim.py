@@ -45,8 +45,8 @@ class Claim:
             return numbers[first : first + count]
         found: list[Any] = []
         end = first + count
-        starts = self.job.blocks.filter(first__lte=first).order_by("-first").values_list("first", flat=True)[:1]
-        blocks = self.job.blocks.filter(first__gte=starts[0], first__lt=end).order_by("first")
+        start = self.job.blocks.filter(first__lte=first).order_by("-first").values_list("first", flat=True).first()
+        blocks = self.job.blocks.filter(first__gte=start or 0, first__lt=end).order_by("first")
         for block in blocks.iterator(chunk_size=10):
             items = json.loads(block.items)
             found += items[max(0, first - block.first) : end - block.first]
@@ -147,6 +147,8 @@ def lost(chunk: Chunk) -> None:
     """
     with transaction.atomic():
         ours = Chunk.objects.filter(pk=chunk.pk, attempts=chunk.attempts, status=states.RUNNING)
+        if not ours.select_for_update(skip_locked=True).exists():
+            return  # its owner is just writing what came of it, however long `save` takes for that
         taken = ours.update(
             status=states.QUEUED, attempts=F("attempts") + 1, deaths=F("deaths") + 1, careful=True, owner_until=None
         )
