@@ -25,6 +25,7 @@ from tasks_app.models import Chunk, Job
 from tasks_app.models.job_handle import send
 
 MOST_ITEMS = 100_000  # in a chunk: what fits into one row of results and is read back in a moment
+MOST_BLOCKS = 16  # that a chunk takes its items from, for these are in memory at once: large ones come in many
 GROWTH = 8  # a chunk is at most so many times as long as the one before: its items may take longer
 SHORTEST_SECONDS = 0.02  # the last chunks get smaller, down to what is worth a claim
 DEATHS_BEFORE_HALVING = 3
@@ -104,6 +105,10 @@ def _next(job: Job) -> Chunk | None:
     if not waiting:
         return None
     job.last_size = size_of_next(job, waiting)
+    if job.range is None and job.chunk_size is None:
+        later = job.blocks.filter(first__gt=job.claimed).order_by("first").values_list("first", flat=True)
+        for first in later[MOST_BLOCKS - 1 : MOST_BLOCKS]:
+            job.last_size = min(job.last_size, first - job.claimed)
     now = timezone.now()
     chunk = Chunk.objects.create(
         job=job,

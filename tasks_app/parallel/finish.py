@@ -19,6 +19,7 @@ from tasks_app.parallel.forked import Forked
 from tasks_app.parallel.references import find
 from tasks_app.parallel.run import Failed, Outcome, Stop, as_json, describe
 
+MOST_CHARACTERS = 16_000_000  # in the results of a chunk, about: they are in memory at once
 SMOOTHING = 0.6  # the weight of the newest chunk in the seconds per item
 FOLDED_AT_ONCE = 1_000  # partial results in one call of the reducer
 MOST_FAILURES_KEPT = 1_000  # with their tracebacks; the count is exact all the same
@@ -95,7 +96,7 @@ def _complete(claim: Claim, outcome: Outcome, items: Sequence[Any]) -> bool:
         with _refusing("save"), transaction.atomic():
             find(job.saver)(right)
     _keep_failures(claim, outcome.failed, offsets, items)
-    _count(claim, outcome, len(right), len(failed) + unrun)
+    _count(claim, outcome, len(right), len(failed) + unrun, len(text))
     return True
 
 
@@ -157,12 +158,13 @@ def _keep_failures(claim: Claim, failed: Sequence[Failed], offsets: Sequence[int
     )
 
 
-def _count(claim: Claim, outcome: Outcome, succeeded: int, failed: int) -> None:
+def _count(claim: Claim, outcome: Outcome, succeeded: int, failed: int, characters: int) -> None:
     job = Job.objects.select_for_update().get(pk=claim.job.pk)
     job.succeeded += succeeded
     job.failed += failed
     if outcome.results:
-        pace = outcome.seconds / len(outcome.results)
+        # An item with a large result counts as a slow one, so that chunks get as short.
+        pace = max(outcome.seconds, job.chunk_seconds * characters / MOST_CHARACTERS) / len(outcome.results)
         before = pace if job.seconds_per_item is None else job.seconds_per_item
         job.seconds_per_item = SMOOTHING * pace + (1 - SMOOTHING) * before
     _finish_if_done(job, careful=claim.chunk.careful)

@@ -64,6 +64,11 @@ def pick(item: Any) -> Any:
             raise Mute
         case "set":
             return {1}
+        case "deep":
+            nested: list[Any] = []
+            for _ in range(100_000):
+                nested = [nested]
+            return nested
         case "nan":
             return math.nan
     return item
@@ -227,23 +232,55 @@ def test_a_fixed_size_is_kept() -> None:
     assert list(job.chunks.order_by("first").values_list("count", flat=True)) == [10, 10, 5]
 
 
+def test_chunks_of_large_results_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finish, "MOST_CHARACTERS", 100_000)
+    job = over(range(300)).map(inflate).start()
+    run_jobs()
+
+    sizes = [len(results or "") for results in job.chunks.values_list("results", flat=True)]
+    assert max(sizes) < 200_000
+    assert len(list(job.results())) == 300
+
+
+@shared_task
+def inflate(item: int) -> str:
+    return "x" * 10_000
+
+
+def test_chunks_of_large_items_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claiming, "MOST_BLOCKS", 2)
+    job = over("x" * 100_000 for _ in range(300)).map(length).start()
+    Job.objects.update(seconds_per_item=1e-9, last_size=1000)
+    assert run_jobs() > 5
+
+    second = job.blocks.order_by("first")[1:2].get().first
+    assert max(job.chunks.values_list("count", flat=True)) <= second + 100
+    assert list(job.results()) == [100_000] * 300
+
+
+@shared_task
+def length(item: str) -> int:
+    return len(item)
+
+
 # --- Failures -------------------------------------------------------------------------------------------------------
 
 
 def test_a_failing_item_costs_only_itself() -> None:
-    items = [1, "raise", 2, "exit", "set", 3, "nan"]
+    items = [1, "raise", 2, "exit", "set", 3, "nan", "deep"]
     job = over(items).map(pick).start(chunk_size=3)
     run_jobs()
     job.refresh_from_db()
 
-    assert (job.status, job.succeeded, job.failed) == ("failed", 3, 4)
-    assert list(job.results(failed="!")) == [1, "!", 2, "!", "!", 3, "!"]
+    assert (job.status, job.succeeded, job.failed) == ("failed", 3, 5)
+    assert list(job.results(failed="!")) == [1, "!", 2, "!", "!", 3, "!", "!"]
     failures = list(job.failures())
     assert [(it["index"], json.loads(it["item"])) for it in failures] == [
         (1, "raise"),
         (3, "exit"),
         (4, "set"),
         (6, "nan"),
+        (7, "deep"),
     ]
     assert failures[0]["error"] == "ValueError: no good\\x00\\ud800"
     assert 'raise ValueError("no good' in failures[0]["traceback"]
