@@ -21,6 +21,7 @@ from tasks_app.models.job_handle import send
 from tasks_app.owners import owner
 
 MOST_ITEMS = 100_000  # in a chunk: what fits into one row of results and is read back in a moment
+MOST_BLOCKS = 16  # that a chunk takes its items from, for these are in memory at once: large ones come in many
 GROWTH = 8  # a chunk is at most so many times as long as the one before: its items may take longer
 SHORTEST_SECONDS = 0.02  # the last chunks get smaller, down to what is worth a claim
 DEATHS_BEFORE_HALVING = 3
@@ -41,8 +42,8 @@ class Claim:
             return numbers[first : first + count]
         found: list[Any] = []
         end = first + count
-        starts = self.job.blocks.filter(first__lte=first).order_by("-first").values_list("first", flat=True)[:1]
-        blocks = self.job.blocks.filter(first__gte=starts[0], first__lt=end).order_by("first")
+        start = self.job.blocks.filter(first__lte=first).order_by("-first").values_list("first", flat=True).first()
+        blocks = self.job.blocks.filter(first__gte=start or 0, first__lt=end).order_by("first")
         for block in blocks.iterator(chunk_size=10):
             items = json.loads(block.items)
             found += items[max(0, first - block.first) : end - block.first]
@@ -100,6 +101,10 @@ def _next(job: Job) -> Chunk | None:
     if not waiting:
         return None
     job.last_size = size_of_next(job, waiting)
+    if job.range is None and job.chunk_size is None:
+        later = job.blocks.filter(first__gt=job.claimed).order_by("first").values_list("first", flat=True)
+        for first in later[MOST_BLOCKS - 1 : MOST_BLOCKS]:
+            job.last_size = min(job.last_size, first - job.claimed)
     now = timezone.now()
     chunk = Chunk.objects.create(
         job=job,
@@ -143,6 +148,8 @@ def lost(chunk: Chunk) -> None:
     """
     with transaction.atomic():
         ours = Chunk.objects.filter(pk=chunk.pk, attempts=chunk.attempts, status=states.RUNNING)
+        if not ours.select_for_update(skip_locked=True).exists():
+            return  # its owner is just writing what came of it, however long `save` takes for that
         taken = ours.update(
             status=states.QUEUED, attempts=F("attempts") + 1, deaths=F("deaths") + 1, careful=True, owner_until=None
         )
