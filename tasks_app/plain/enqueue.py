@@ -79,7 +79,7 @@ def _enqueue(app: Celery, message: Message, again: str) -> None:
     retried = again == ledger.ITSELF and headers.get("retries")
     held = ledger.is_held(message)
     send_after = message.eta - ledger.EARLY if message.eta and held else now + ledger.SEND_PATIENCE
-    row = backend.row_of_call(headers, message.queue, message.options.get("periodic_task_name"))
+    row = backend.row_of_call(headers, message.queue, headers.get("periodic_task_name"))
     if not ledger.enqueue(row, message.queue, message.as_json(), send_after, again):
         logger.info("%s %s was called before; nothing is sent twice.", headers["task"], headers["id"])
     elif not held and not retried:  # a retry's is sent when the run that asks for it has ended
