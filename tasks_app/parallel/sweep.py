@@ -10,7 +10,6 @@ from tasks_app.models import Chunk, Job
 from tasks_app.models.job_handle import send
 from tasks_app.owners import is_dead
 from tasks_app.parallel.claim import lease, lost
-from tasks_app.parallel.finish import finish_if_done
 
 LONGEST_WAIT_SECONDS = 64
 QUEUED_CHUNK = Chunk.objects.filter(job=OuterRef("pk"), status=states.QUEUED)

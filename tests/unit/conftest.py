@@ -62,16 +62,22 @@ def sent(_broker_runs: None) -> Iterator[Callable[[], list[Message]]]:
     nothing waits there before and after the test.
     """
     take_all()
-    yield lambda: (commit(), take_all())[1]
+
+    def take() -> list[Message]:
+        commit()
+        return take_all()
+
+    yield take
     take_all()
 
 
 def commit() -> None:
     """Do what was to be done after the commit of the test's own transaction, which never comes."""
-    if not all(block._from_testcase for block in connection.atomic_blocks):
+    transaction: Any = connection
+    if not all(block._from_testcase for block in transaction.atomic_blocks):
         return  # the test has begun one itself
-    while connection.run_on_commit:
-        waiting, connection.run_on_commit = connection.run_on_commit, []
+    while transaction.run_on_commit:
+        waiting, transaction.run_on_commit = transaction.run_on_commit, []
         for _, function, _ in waiting:
             function()
 
