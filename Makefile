@@ -27,7 +27,8 @@ demo: setup ## run the workloads and check every outcome
 	  $(RUN)/python manage.py demo
 
 test: setup ## every test; those of tests/unit on PostgreSQL, too
-	@$(RUN)/python -m pytest
+	@$(RUN)/python -m pytest -n 2 --dist loadgroup tests/integration tests/faults tests/e2e
+	@$(RUN)/python -m pytest tests/unit
 	@TEST_DATABASE=postgres $(RUN)/python -m pytest tests/unit
 
 faults: setup ## the fault tests, for as long as FAULTS_SECONDS says (120)

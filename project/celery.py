@@ -3,13 +3,17 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.result import AsyncResult
 from celery.signals import setup_logging
 from kombu import Connection
 from kombu.transport import TRANSPORT_ALIASES
+
+from project.embedded import CALL_SECONDS
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
@@ -18,11 +22,19 @@ for _scheme in ("redis", "rediss"):
     TRANSPORT_ALIASES[_scheme] = "project.transport:Transport"
 
 
+class ProjectAMQP(AMQP):
+    @cached_property
+    def _event_dispatcher(self) -> Any:
+        """Celery's, which is never used but wants a connection: it starts no broker for that."""
+        return self.app.events.Dispatcher(Celery.connection_for_write(self.app), enabled=False)
+
+
 class ProjectCelery(Celery):
     """Celery, with every call of a plain task recorded, and with the embedded broker there whenever a connection is
     made and no other broker is configured.
     """
 
+    amqp_cls = "project.celery:ProjectAMQP"
     task_cls = "tasks_app.plain.task:PlainTask"
 
     def send_task(  # type: ignore[override]
@@ -44,14 +56,14 @@ class ProjectCelery(Celery):
         return super().connection_for_read(url, **kwargs)
 
     def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Connection:
-        self._attach()
+        self._attach(CALL_SECONDS)
         return super().connection_for_write(url, **kwargs)
 
-    def _attach(self) -> None:
+    def _attach(self, seconds: float | None = None) -> None:
         from django.conf import settings  # noqa: PLC0415  (settings import this package first)
 
         if settings.EMBEDDED_BROKER_USED:
-            settings.EMBEDDED_BROKER.attach()
+            settings.EMBEDDED_BROKER.attach(seconds)
 
 
 app = ProjectCelery("project")

@@ -24,6 +24,7 @@ from tasks_app.children import describe_exit, die_with_parent
 from tasks_app.errors import BrokerUnavailable
 
 START_SECONDS = 10.0
+CALL_SECONDS = 2.0  # for somebody who only wants to send something, and has it safe in the ledger
 LONGEST_SOCKET_PATH = 100  # the kernel's limit is 108 bytes on Linux and 104 on macOS
 
 
@@ -58,11 +59,11 @@ class EmbeddedBroker:
         except OSError:
             return False
 
-    def attach(self) -> None:
+    def attach(self, seconds: float | None = None) -> None:
         """Make sure that the broker runs for as long as this process does; start it if need be.
 
         Raises:
-            BrokerUnavailable: it did not start within ten seconds.
+            BrokerUnavailable: it did not start within so many seconds, ten unless told otherwise.
         """
         if self._held is not None and self._holder == os.getpid():
             return
@@ -70,7 +71,7 @@ class EmbeddedBroker:
         if self.answers() and self._is_kept():
             return
         self._start_keeper()
-        self.wait_until_it_answers()
+        self.wait_until_it_answers(seconds or START_SECONDS)
 
     def hold(self) -> None:
         """Count this process among the users, so that a keeper stays; starts nothing."""
@@ -96,12 +97,12 @@ class EmbeddedBroker:
                 )
             folder.chmod(0o700)
 
-    def wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+    def wait_until_it_answers(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         while not self.answers():
             if time.monotonic() > deadline:
                 raise BrokerUnavailable(
-                    f"The embedded broker did not start within {START_SECONDS:.0f} s. Look into {self.log}, "
+                    f"The embedded broker did not start within {seconds:.0f} s. Look into {self.log}, "
                     "or set CELERY_BROKER_URL to a broker of your own."
                 )
             time.sleep(0.02)

@@ -291,6 +291,14 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 
+PLAIN_LEASE_SECONDS = ENV.number(
+    "PLAIN_LEASE_SECONDS",
+    15,
+    "A plain task runs again if its worker, on another machine or frozen, has not been heard of for this long.",
+    least=1,
+    most=86400,
+)
+CELERY_WORKER_LOST_WAIT = 1.0  # seconds that a worker waits for the result of a child that is gone, in case it left one
 DATABASE_BACKEND = "tasks_app.plain.results:DatabaseBackend"
 CELERY_RESULT_BACKEND = ENV.text(
     "CELERY_RESULT_BACKEND",

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from django.db import Error, connection
 
+from tasks_app.forking import unforked
+
 
 @contextmanager
 def beating(seconds: float, beat: Callable[[], object]) -> Iterator[None]:
@@ -15,7 +17,8 @@ def beating(seconds: float, beat: Callable[[], object]) -> Iterator[None]:
     def go_on() -> None:
         while not done.wait(seconds):
             try:
-                beat()
+                with unforked():
+                    beat()
             except Error:
                 connection.close()  # tried again in a moment
         connection.close()

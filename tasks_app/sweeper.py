@@ -12,6 +12,7 @@ from typing import Any
 from celery.signals import worker_ready, worker_shutting_down
 from django.db import Error, connection
 
+from tasks_app.forking import unforked
 from tasks_app.isolated.sweep import sweep as sweep_launches
 from tasks_app.parallel.sweep import sweep as sweep_jobs
 from tasks_app.plain.sweep import sweep as sweep_calls
@@ -38,7 +39,8 @@ def run() -> None:
     while not _stopped.wait(SECONDS):
         for part in PARTS:
             try:
-                part()
+                with unforked():
+                    part()
             except Error as error:
                 logger.warning("The sweeper could not look: %s. It looks again in a moment.", str(error).strip())
                 connection.close()

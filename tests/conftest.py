@@ -7,15 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import GET_RABBITMQ, Postgres, RabbitMQ
+from tests.servers import GET_RABBITMQ, HASTE, Postgres, RabbitMQ
 from tests.system import System, nothing_is_left
 
-COLUMNS = ("sqlite-valkey", pytest.param("postgres-rabbitmq", marks=pytest.mark.rabbitmq))
+COLUMN_NAMES = ("sqlite-valkey", "postgres-rabbitmq")
+COLUMNS = (COLUMN_NAMES[0], pytest.param(COLUMN_NAMES[1], marks=pytest.mark.rabbitmq))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDS: dict[str, tuple[bool, str]] = {
     "rabbitmq": (RabbitMQ.is_installed(), GET_RABBITMQ),
     "browser": (CHROMIUM is not None, "Chromium is missing: install it with `apt-get install chromium`."),
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`-n 2 --dist loadgroup`), each column has its own: they share servers and systems."""
+    for item in items:
+        other_column = item.get_closest_marker("rabbitmq") is not None
+        item.add_marker(pytest.mark.xdist_group(COLUMN_NAMES[other_column]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -29,7 +37,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("postgres"))
+    server = Postgres(tmp_path_factory.mktemp("postgres"), *HASTE)
     yield server
     server.stop()
 
@@ -58,7 +66,9 @@ def migrated_postgres(tmp_path_factory: pytest.TempPathFactory, postgres: Postgr
 
 
 @pytest.fixture(scope="session")
-def make_system(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], System]:
+def make_system(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], System]]:
     """Makes a new system of the given column, with an empty database that is up to date."""
 
     def make(column: str) -> System:
@@ -77,7 +87,8 @@ def make_system(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
             shutil.copy(request.getfixturevalue("migrated_sqlite"), folder)
         return System(folder, environment)
 
-    return make
+    yield make
+    System.end_shell()
 
 
 @pytest.fixture(params=COLUMNS)

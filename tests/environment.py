@@ -18,7 +18,7 @@ os.environ["VAR_DIR"] = str(folder / "var")
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
 
 if os.environ.get("TEST_DATABASE") == "postgres":
-    from tests.servers import Postgres
+    from tests.servers import HASTE, Postgres
 
-    os.environ["DATABASE_URL"] = Postgres(folder / "postgres").url()
+    os.environ["DATABASE_URL"] = Postgres(folder / "postgres", *HASTE).url()
     os.environ["SECRET_KEY"] = "only for tests " * 4

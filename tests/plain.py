@@ -4,16 +4,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from celery import Task, chain, chord, current_app, group, shared_task  # noqa: F401  (for the scripts of the tests)
 from celery.result import AsyncResult  # noqa: F401
 from django.db import connection, transaction
-from django_celery_results.models import ChordCounter, TaskResult  # noqa: F401  # type: ignore[attr-defined]
+from django_celery_results.models import ChordCounter, TaskResult  # type: ignore[attr-defined]  # noqa: F401
 
 from tasks_app.models import Call, Worker  # noqa: F401
+from tasks_app.plain.message import Message
 
 
 def note(path: str, line: object) -> None:
@@ -33,14 +34,17 @@ def until(condition: Callable[[], Any], seconds: float = 40) -> Any:
     return found
 
 
-def publish_again(task_id: str, times: int = 1) -> None:
-    """Messages of a call, as a broker may deliver them a second time."""
-    from tasks_app.plain.message import Message  # noqa: PLC0415
+def again(task_ids: Sequence[str], times: int = 1) -> Callable[[], None]:
+    """Publishes messages of these calls, as a broker may deliver them a second time, after they have ended, too."""
+    rows = Call.objects.filter(task_id__in=task_ids)
+    messages = [Message.from_json(text) for text in rows.values_list("message", flat=True)]
 
-    message = Message.from_json(Call.objects.get(task_id=task_id).message)
-    with current_app.producer_pool.acquire(block=True) as producer:
-        for _ in range(times):
-            message.publish(current_app, producer)
+    def publish() -> None:
+        with current_app.producer_pool.acquire(block=True) as producer:
+            for message in messages * times:
+                message.publish(current_app, producer)
+
+    return publish
 
 
 @shared_task(queue="cpu")

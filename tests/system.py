@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
 from tests.servers import wait_for
+from tests.shell import Shell
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE = [sys.executable, str(ROOT / "manage.py")]
@@ -24,6 +25,7 @@ class System:
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    _shell: ClassVar[Shell | None] = None  # that of the system which was asked last
 
     @property
     def env(self) -> dict[str, str]:
@@ -43,18 +45,27 @@ class System:
         )
 
     def python(self, code: str, timeout: float = 60) -> Any:
-        """Run `code` in the project's shell; what it left in `answer`."""
-        script = f"{code}\nimport json; print('ANSWER', json.dumps(answer))"
-        done = self.manage("shell", "--no-imports", "-v0", "-c", script, timeout=timeout)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout.rpartition("ANSWER ")[2])
+        """Run `code` in the project's shell, in a process of its own; what it left in `answer`."""
+        if System._shell is None or System._shell.environment != self.env or not System._shell.alive():
+            self.end_shell()
+            System._shell = Shell(self.env)
+        returncode, output = System._shell.run(f"{code}\nimport json; print('ANSWER', json.dumps(answer))", timeout)
+        assert returncode == 0, output
+        return json.loads(output.rpartition("ANSWER ")[2])
+
+    @staticmethod
+    def end_shell() -> None:
+        if System._shell is not None:
+            System._shell.end()
+            System._shell = None
 
     @contextmanager
     def worker(self, *options: str) -> Iterator["Running"]:
-        """`manage.py celery worker OPTIONS`, until it answers, for as long as the block takes."""
+        """`manage.py celery worker OPTIONS`, until it answers, for as long as the block takes; then it is killed."""
         with self.process("celery", "worker", "--without-gossip", "--without-mingle", *options) as worker:
             wait_for(lambda: " ready." in worker.output(), "the worker is ready")
             yield worker
+            worker.kill()
 
     @contextmanager
     def up(self, *options: str) -> Iterator["Running"]:
@@ -116,6 +127,15 @@ class Running:
     def terminate(self, seconds: float = 15) -> int:
         self.popen.terminate()
         return self.popen.wait(seconds)
+
+    def kill(self) -> None:
+        """Have it gone at once, with all that it has started: a worker that stops takes two seconds."""
+        members = self.descendants() if self.alive() else []
+        self.popen.kill()
+        self.popen.wait()
+        for member in members:
+            if member.is_running():
+                member.kill()
 
     def end(self) -> None:
         """Stop it; kill whatever would not stop."""

@@ -19,7 +19,7 @@ class Call(models.Model):
     enqueued_at = models.DateTimeField()
     send_after = models.DateTimeField()
     sent_at = models.DateTimeField(null=True)
-    worker = models.CharField(max_length=32, default="")
+    worker = models.CharField(max_length=255, default="")
     deaths = models.PositiveSmallIntegerField(default=0)
 
     class Meta:
@@ -38,9 +38,9 @@ class Call(models.Model):
 
 
 class Worker(models.Model):
-    """A worker that is alive: it renews `seen_at` every few seconds. `id` is new with every start."""
+    """A worker that is alive: it renews `seen_at` every few seconds. `id` names its main process (see owners.py)."""
 
-    id = models.CharField(max_length=32, primary_key=True)
+    id = models.CharField(max_length=255, primary_key=True)
     name = models.CharField(max_length=255)
     seen_at = models.DateTimeField()
 

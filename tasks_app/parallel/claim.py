@@ -5,16 +5,11 @@ How many items that are follows from how long they have taken so far.
 
 import json
 import math
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import psutil
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
@@ -23,8 +18,10 @@ from django.utils import timezone
 from tasks_app import states
 from tasks_app.models import Chunk, Job
 from tasks_app.models.job_handle import send
+from tasks_app.owners import owner
 
 MOST_ITEMS = 100_000  # in a chunk: what fits into one row of results and is read back in a moment
+MOST_BLOCKS = 16  # that a chunk takes its items from, for these are in memory at once: large ones come in many
 GROWTH = 8  # a chunk is at most so many times as long as the one before: its items may take longer
 SHORTEST_SECONDS = 0.02  # the last chunks get smaller, down to what is worth a claim
 DEATHS_BEFORE_HALVING = 3
@@ -45,8 +42,8 @@ class Claim:
             return numbers[first : first + count]
         found: list[Any] = []
         end = first + count
-        starts = self.job.blocks.filter(first__lte=first).order_by("-first").values_list("first", flat=True)[:1]
-        blocks = self.job.blocks.filter(first__gte=starts[0], first__lt=end).order_by("first")
+        start = self.job.blocks.filter(first__lte=first).order_by("-first").values_list("first", flat=True).first()
+        blocks = self.job.blocks.filter(first__gte=start or 0, first__lt=end).order_by("first")
         for block in blocks.iterator(chunk_size=10):
             items = json.loads(block.items)
             found += items[max(0, first - block.first) : end - block.first]
@@ -104,6 +101,10 @@ def _next(job: Job) -> Chunk | None:
     if not waiting:
         return None
     job.last_size = size_of_next(job, waiting)
+    if job.range is None and job.chunk_size is None:
+        later = job.blocks.filter(first__gt=job.claimed).order_by("first").values_list("first", flat=True)
+        for first in later[MOST_BLOCKS - 1 : MOST_BLOCKS]:
+            job.last_size = min(job.last_size, first - job.claimed)
     now = timezone.now()
     chunk = Chunk.objects.create(
         job=job,
@@ -147,6 +148,8 @@ def lost(chunk: Chunk) -> None:
     """
     with transaction.atomic():
         ours = Chunk.objects.filter(pk=chunk.pk, attempts=chunk.attempts, status=states.RUNNING)
+        if not ours.select_for_update(skip_locked=True).exists():
+            return  # its owner is just writing what came of it, however long `save` takes for that
         taken = ours.update(
             status=states.QUEUED, attempts=F("attempts") + 1, deaths=F("deaths") + 1, careful=True, owner_until=None
         )
@@ -165,35 +168,3 @@ def halve(chunk: Chunk, *, careful: bool) -> None:
 
 def lease() -> timedelta:
     return timedelta(seconds=settings.PARALLEL_LEASE_SECONDS)
-
-
-def owner() -> str:
-    """This process, so that others on the same machine can see whether it is still there."""
-    return f"{machine()} {os.getpid()} {_started(os.getpid())}"
-
-
-def is_dead(owner: str) -> bool:
-    """Whether the owner was a process of this machine that is not there any more."""
-    where, _, process = owner.rpartition(" ")[0].rpartition(" ")
-    if where != machine():
-        return False
-    try:
-        found = psutil.Process(int(process))
-        return found.status() == psutil.STATUS_ZOMBIE or f"{found.create_time():.2f}" != owner.rpartition(" ")[2]
-    except psutil.NoSuchProcess:
-        return True
-
-
-@cache
-def machine() -> str:
-    """The machine and its process numbers: containers on one machine count their own."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()
-
-
-@cache
-def _started(pid: int) -> str:
-    return f"{psutil.Process(pid).create_time():.2f}"

@@ -11,13 +11,15 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 
 from tasks_app import states
-from tasks_app.errors import UnknownTask
+from tasks_app.errors import ItemFailed, UnknownTask
 from tasks_app.models import Chunk, Failure, Job
 from tasks_app.models.job_handle import encode
 from tasks_app.parallel.claim import Claim, halve
+from tasks_app.parallel.forked import Forked
 from tasks_app.parallel.references import find
-from tasks_app.parallel.run import Failed, Outcome, as_json, describe
+from tasks_app.parallel.run import Failed, Outcome, Stop, as_json, describe
 
+MOST_CHARACTERS = 16_000_000  # in the results of a chunk, about: they are in memory at once
 SMOOTHING = 0.6  # the weight of the newest chunk in the seconds per item
 FOLDED_AT_ONCE = 1_000  # partial results in one call of the reducer
 MOST_FAILURES_KEPT = 1_000  # with their tracebacks; the count is exact all the same
@@ -83,7 +85,7 @@ def _complete(claim: Claim, outcome: Outcome, items: Sequence[Any]) -> bool:
         to_fold = _to_fold_again(chunk, job, change["results"], wrong, right)
     if job.reducer and right:
         with _refusing("reduce"):
-            change["partial"] = encode(find(job.reducer)(to_fold))
+            change["partial"] = encode(_reducer(job, careful=chunk.careful)(to_fold))
     if not job.keep_results:
         change["results"] = None
     if not _ours(claim).update(status=states.SUCCEEDED, seconds=outcome.seconds, **change):
@@ -94,8 +96,23 @@ def _complete(claim: Claim, outcome: Outcome, items: Sequence[Any]) -> bool:
         with _refusing("save"), transaction.atomic():
             find(job.saver)(right)
     _keep_failures(claim, outcome.failed, offsets, items)
-    _count(claim, outcome, len(right), len(failed) + unrun)
+    _count(claim, outcome, len(right), len(failed) + unrun, len(text))
     return True
+
+
+def _reducer(job: Job, *, careful: bool) -> Callable[[list[Any]], Any]:
+    """The function that folds; with care, in a process of its own, for it may kill the one it runs in."""
+    reduce = find(job.reducer)
+    if not careful:
+        return reduce
+
+    def in_a_child(values: list[Any]) -> Any:
+        outcome = Forked(reduce, [values], Stop(), 1, None).run()
+        if outcome.failed:
+            raise ItemFailed(outcome.failed[0].error)
+        return outcome.results[0]
+
+    return in_a_child
 
 
 class _refusing:  # noqa: N801  (reads as a sentence)
@@ -141,15 +158,16 @@ def _keep_failures(claim: Claim, failed: Sequence[Failed], offsets: Sequence[int
     )
 
 
-def _count(claim: Claim, outcome: Outcome, succeeded: int, failed: int) -> None:
+def _count(claim: Claim, outcome: Outcome, succeeded: int, failed: int, characters: int) -> None:
     job = Job.objects.select_for_update().get(pk=claim.job.pk)
     job.succeeded += succeeded
     job.failed += failed
     if outcome.results:
-        pace = outcome.seconds / len(outcome.results)
+        # An item with a large result counts as a slow one, so that chunks get as short.
+        pace = max(outcome.seconds, job.chunk_seconds * characters / MOST_CHARACTERS) / len(outcome.results)
         before = pace if job.seconds_per_item is None else job.seconds_per_item
         job.seconds_per_item = SMOOTHING * pace + (1 - SMOOTHING) * before
-    _finish_if_done(job)
+    _finish_if_done(job, careful=claim.chunk.careful)
     job.save()
 
 
@@ -157,11 +175,11 @@ def finish_if_done(job_id: int) -> None:
     """End the job if its source is complete and nothing is left to do. It may have ended before, or be deleted."""
     with transaction.atomic():
         job = Job.objects.select_for_update().filter(pk=job_id).first()
-        if job is not None and _finish_if_done(job):
+        if job is not None and _finish_if_done(job, careful=True):
             job.save()
 
 
-def _finish_if_done(job: Job) -> bool:
+def _finish_if_done(job: Job, *, careful: bool) -> bool:
     """In the transaction that holds the job's lock: so it happens once, whoever comes last. Whether it has."""
     if job.status not in {states.QUEUED, states.RUNNING}:
         return False
@@ -170,7 +188,7 @@ def _finish_if_done(job: Job) -> bool:
     elif job.source_state != Job.COMPLETE or job.done < job.total:
         return False
     elif job.reducer:
-        _fold(job)
+        _fold(job, careful=careful)
     job.status = states.FAILED if job.failed or job.error else states.SUCCEEDED
     job.finished_at = timezone.now()
     job.started_at = job.started_at or job.finished_at
@@ -179,13 +197,13 @@ def _finish_if_done(job: Job) -> bool:
     return True
 
 
-def _fold(job: Job) -> None:
+def _fold(job: Job, *, careful: bool) -> None:
     """The value of all partial results, in the order of the items, some at a time."""
     partials = job.chunks.filter(partial__isnull=False).order_by("first").values_list("partial", flat=True)
     values = (json.loads(text or "null") for text in partials.iterator(chunk_size=100))
     try:
         with transaction.atomic():
-            job.value_json = _folded(find(job.reducer), values)
+            job.value_json = _folded(_reducer(job, careful=careful), values)
     except (Exception, SystemExit) as error:  # noqa: BLE001  (it is the user's function; the job says so)
         job.error = f"reduce: {describe(0, error).error}"
 

@@ -20,7 +20,7 @@ from django.db import connections
 from tasks_app.children import describe_exit, die_with_parent
 from tasks_app.errors import ItemTimedOut, ProcessDied
 from tasks_app.models.job_handle import encode
-from tasks_app.parallel.run import Failed, Outcome, Stop, describe, run_here, run_in_threads
+from tasks_app.parallel.run import Failed, Outcome, Stop, as_item, describe, run_here, run_in_threads
 
 LOOK_SECONDS = 0.1  # how often the parent looks at the clock while the child says nothing
 _kept: list[Any] = []  # connections of the parent: the child must neither use nor close them
@@ -83,10 +83,13 @@ class Forked:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     self._note(line)
+            elif os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return  # and something that it has started holds the pipe
             late = [n for n, since in self.begun.items() if time.monotonic() - since > self.item_timeout]
             for number in late:
                 self._fail(number, ItemTimedOut(f"the item took longer than {self.item_timeout:g} s"))
             if late:
+                self.begun.clear()  # the others are not to blame, and run again
                 return
             if self.stop.now.is_set() and not told:
                 os.kill(pid, signal.SIGUSR1)
@@ -148,7 +151,7 @@ def _telling(call: Callable[[Any], Any], items: Sequence[Any], writing: int) -> 
     def run(number: int) -> None:
         tell(f"B {number}\n")
         try:
-            text = encode(call(items[number]))
+            text = as_item(call(items[number]))
         except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is, it is the item's own)
             _, line, trace = describe(number, error)
             tell(f"F {number} {encode([line, trace])}\n")

@@ -123,21 +123,32 @@ def as_json(outcome: Outcome) -> str:
     """The results as a JSON array. A result that JSON cannot hold makes its item fail."""
     try:
         return encode(outcome.results)
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001, S110  (looked for below)
         pass
     texts, failed = [], {it.offset for it in outcome.failed}
     for offset, result in enumerate(outcome.results):
         try:
-            texts.append(encode(result))
-        except (TypeError, ValueError) as problem:
+            texts.append(as_item(result))
+        except NotJson as error:
             texts.append("null")
             if offset not in failed:
-                error = NotJson(f"the result is a {type(result).__name__}, which JSON cannot hold: {problem}")
                 outcome.failed.append(Failed(offset, f"NotJson: {error}", ""))
     outcome.failed.sort()
     text = f"[{','.join(texts)}]"
     outcome.results = json.loads(text)
     return text
+
+
+def as_item(result: Any) -> str:
+    """A single result as JSON.
+
+    Raises:
+        NotJson: JSON cannot hold it.
+    """
+    try:
+        return encode(result)
+    except Exception as problem:
+        raise NotJson(f"the result is a {type(result).__name__}, which JSON cannot hold: {problem}") from problem
 
 
 @contextmanager

@@ -8,11 +8,15 @@ from django.utils import timezone
 from tasks_app import states
 from tasks_app.models import Chunk, Job
 from tasks_app.models.job_handle import send
-from tasks_app.parallel.claim import is_dead, lease, lost
-from tasks_app.parallel.finish import finish_if_done
+from tasks_app.owners import is_dead
+from tasks_app.parallel.claim import lease, lost
 
 LONGEST_WAIT_SECONDS = 64
 QUEUED_CHUNK = Chunk.objects.filter(job=OuterRef("pk"), status=states.QUEUED)
+#: A doorbell finds something to do: items to claim, a chunk to do again, or a job to end.
+WAITING = (
+    Q(claimed__lt=F("total")) | Exists(QUEUED_CHUNK) | Q(source_state=Job.COMPLETE, total=F("succeeded") + F("failed"))
+)
 
 
 def sweep() -> None:
@@ -25,13 +29,11 @@ def sweep() -> None:
     for chunk in running.select_related("job").iterator(chunk_size=500):
         if is_dead(chunk.owner) or (chunk.owner_until is not None and chunk.owner_until < now):
             lost(chunk)
-    for job in active.filter(paused=False).filter(Q(claimed__lt=F("total")) | Exists(QUEUED_CHUNK)):
+    for job in active.filter(paused=False).filter(WAITING):
         if job.idle:
             job.ring()
         else:
             _ring_again(job)
-    for job in active.filter(source_state=Job.COMPLETE, total=F("succeeded") + F("failed")):
-        finish_if_done(job.pk)
 
 
 def _ring_again(job: Job) -> None:

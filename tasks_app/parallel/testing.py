@@ -1,10 +1,8 @@
 """For tests of code that starts jobs: do all the work here and now, in the test's own process and transaction."""
 
-from django.db.models import Exists, F, Q
-
 from tasks_app import states
 from tasks_app.models import Job
-from tasks_app.parallel.sweep import QUEUED_CHUNK
+from tasks_app.parallel.sweep import WAITING
 from tasks_app.parallel.work import work
 
 
@@ -13,8 +11,7 @@ def run_jobs() -> int:
     is needed.
     """
     done = 0
-    waiting = Job.objects.filter(status__in=[states.QUEUED, states.RUNNING], paused=False)
-    waiting = waiting.filter(Q(claimed__lt=F("total")) | Exists(QUEUED_CHUNK))
+    waiting = Job.objects.filter(WAITING, status__in=[states.QUEUED, states.RUNNING], paused=False)
     while (job := waiting.order_by("id").first()) is not None:
         work(job.pk, job.bell)
         done += 1

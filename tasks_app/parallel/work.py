@@ -9,7 +9,6 @@ from typing import Any
 from celery import shared_task
 from django.db import InterfaceError, OperationalError, connection
 
-from tasks_app.errors import ProcessDied
 from tasks_app.heartbeat import beating
 from tasks_app.models.job_handle import WORK
 from tasks_app.parallel.claim import Claim, claim, renew
@@ -51,9 +50,9 @@ def work(job_id: int, number: int) -> None:
 
 def _run(claimed: Claim, items: Sequence[Any], stop: Stop) -> Outcome:
     job, chunk = claimed.job, claimed.chunk
-    if chunk.count == 1 and chunk.deaths >= MOST_DEATHS:
-        error = ProcessDied(f"the process died {chunk.deaths} times while it ran this item")
-        return Outcome([None], [Failed(0, f"ProcessDied: {error}", "")])
+    if chunk.deaths >= MOST_DEATHS and (chunk.count == 1 or chunk.only is not None):
+        error = f"ProcessDied: the process died {chunk.deaths} times while it ran this item, or saved it"
+        return Outcome([None] * len(items), [Failed(number, error, "") for number in range(len(items))])
     started = time.perf_counter()
     try:
         call = compose(job.stages)

@@ -21,19 +21,29 @@ def call_body(backend: "DatabaseBackend", counter: ChordCounter, chord: Any) -> 
     Happens in the transaction in which the last part ends, so exactly once.
     """
     body: Any = maybe_signature(chord, app=backend.app)
-    results = counter.group_result(app=backend.app)
-    found = dict(_found(backend, [leaf.id for leaf in _leaves(results)]))
-    for leaf in _leaves(results):
-        status, value = found.get(leaf.id, ("", "no result: a part of a chord must not ignore its result"))
-        if status != states.SUCCESS:
-            said = f"raised {value!r}" if status else f"has {value}"
-            backend.chord_error_from_stack(body, ChordError(f"Dependency {leaf.id} {said}"))
-            return
     try:
         with transaction.atomic():
-            body.delay(_values(results, found))
+            body.delay(_joined(backend, counter.group_result(app=backend.app)))
+    except ChordError as error:
+        backend.chord_error_from_stack(body, error)
     except Exception as error:  # noqa: BLE001  (the parts have done their work; the body says what is wrong with it)
         backend.chord_error_from_stack(body, ChordError(f"Callback error: {error!r}"))
+
+
+def _joined(backend: "DatabaseBackend", results: Any) -> list[Any]:
+    """The results of the parts.
+
+    Raises:
+        ChordError: a part has failed, or has no result.
+    """
+    found = dict(_found(backend, [leaf.id for leaf in _leaves(results)]))
+    for leaf in _leaves(results):
+        if leaf.id not in found:
+            raise ChordError(f"Dependency {leaf.id} has no result: a part of a chord must not ignore its result.")
+        status, value = found[leaf.id]
+        if status != states.SUCCESS:
+            raise ChordError(f"Dependency {leaf.id} raised {value!r}")
+    return _values(results, found)
 
 
 def _leaves(results: Any) -> Iterator[Any]:

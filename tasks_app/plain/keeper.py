@@ -14,18 +14,19 @@ from typing import Any
 from celery import current_app, signals
 from celery.signals import worker_init, worker_ready, worker_shutdown
 from celery.worker.request import Request
+from django.conf import settings
 from django.db import Error, connection
 from django.utils import timezone
 
 from tasks_app.errors import ProcessDied
+from tasks_app.forking import unforked
 from tasks_app.models import Call, Worker
 from tasks_app.plain import ledger
 from tasks_app.plain.ledger import Process
 from tasks_app.plain.message import Message
 from tasks_app.plain.sending import publish
 
-BEAT_SECONDS = 3.0
-DEAD_AFTER = timedelta(seconds=15)
+BEATS = 5  # in the time after which a silent worker is given up
 logger = logging.getLogger(__name__)
 _undone: deque[Callable[[], None]] = deque()
 _called = threading.Event()
@@ -68,7 +69,8 @@ def see_to(undone: Callable[[], None]) -> None:
 
 def process_died(request: Request, error: BaseException) -> None:
     """A child process is gone with its task."""
-    see_to(lambda: give_back(request.id, Process.id, f"the process that ran it died: {error}"))
+    how = f"it called sys.exit({error})" if isinstance(error, SystemExit) else str(error).rstrip(".")
+    see_to(lambda: give_back(request.id, Process.id, f"the process that ran it died: {how}"))
 
 
 def give_back(task_id: str, worker: str, reason: str) -> None:
@@ -100,15 +102,20 @@ def give_back(task_id: str, worker: str, reason: str) -> None:
     )
 
 
+def lease() -> timedelta:
+    return timedelta(seconds=settings.PLAIN_LEASE_SECONDS)
+
+
 def _keep() -> None:
     while True:
-        _called.wait(BEAT_SECONDS)
+        _called.wait(lease().total_seconds() / BEATS)
         _called.clear()
         try:
-            _beat()
-            while _undone:
-                _undone[0]()
-                _undone.popleft()
+            with unforked():
+                _beat()
+                while _undone:
+                    _undone[0]()
+                    _undone.popleft()
         except Error as error:
             logger.warning("The keeper could not write: %s. It tries again in a moment.", str(error).strip())
             connection.close()

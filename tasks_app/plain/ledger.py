@@ -1,7 +1,6 @@
 """The statements of plain tasks: each changes the state of one call, in one statement, and says whether it did."""
 
 import os
-import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +11,7 @@ from django.utils import timezone
 
 from tasks_app import states
 from tasks_app.models import Call
+from tasks_app.owners import owner
 from tasks_app.plain.message import Message
 
 QUEUED = states.TO_CELERY[states.QUEUED]
@@ -40,9 +40,9 @@ _DELETE = "DELETE FROM tasks_app_call WHERE task_id = %s"
 
 
 class Process:
-    """This worker: `id` is new with every start and inherited by its children, `main` is its main process."""
+    """This worker: its main process, whose id children inherit."""
 
-    id = uuid.uuid4().hex
+    id = owner()
     main = os.getpid()
 
 

@@ -6,6 +6,7 @@ It is django-celery-results' own, with one statement per state, and with states 
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -15,11 +16,11 @@ from celery import states as celery_states
 from celery.app.task import Context
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
-from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, Error, InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 from django_celery_results.backends import database
-from django_celery_results.models import ChordCounter  # type: ignore[attr-defined]
+from django_celery_results.models import ChordCounter, TaskResult  # type: ignore[attr-defined]
 
 from tasks_app import states
 from tasks_app.models import Call, Launch, Operation
@@ -30,7 +31,6 @@ from tasks_app.queues import ISOLATED, SERIAL
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.03  # seconds between two looks at a result that somebody waits for
 INSIST_SECONDS, INSIST_PAUSE = 60.0, 2.0
-CUT = (OperationalError, InterfaceError)
 logger = logging.getLogger(__name__)
 
 
@@ -62,11 +62,12 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
 
     def _claim(self, request: Context) -> bool:
         task_id, hostname = str(request.id), str(request.hostname)
-        process = {"pid": os.getpid(), "hostname": hostname}
+        process = {"pid": os.getpid(), "thread": threading.get_native_id(), "hostname": hostname}
         if ledger.claim(task_id, hostname, self._text(process)):
             return True
         if Call.objects.filter(task_id=task_id).exists():
-            return False
+            # It may be ours: the answer to a claim that was committed can be lost with the connection.
+            return TaskResult.objects.filter(task_id=task_id, status="STARTED", result=self._text(process)).exists()
         # Nobody recorded this call: it comes from another program, or from before an update.
         return self._store(task_id, process, celery_states.STARTED, None, request)
 
@@ -86,8 +87,8 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         stored = store_result and not (request and request.ignore_result)
         try:
             insist(lambda: self._end(task_id, result, state, None, request, stored))
-        except CUT:
-            if connection.in_atomic_block or os.getpid() == ledger.Process.main:
+        except Error as error:
+            if not was_cut(error) or connection.in_atomic_block or os.getpid() == ledger.Process.main:
                 raise
             logger.exception("The result of %s could not be stored. Its process ends, and it runs again.", task_id)
             logging.shutdown()
@@ -246,18 +247,23 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
             pause = min(pause * 1.5, interval, LONGEST_PAUSE)
 
 
+def was_cut(error: Error) -> bool:
+    """Whether the database could not be reached, which psycopg2 has several names for, or was too busy for us."""
+    return isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
+
+
 def insist(write: Callable[[], bool]) -> bool:
     """Do what `write` does, on a new connection if need be, for up to a minute.
 
     Raises:
-        django.db.OperationalError, django.db.InterfaceError: the database could not be reached all that time.
+        django.db.Error: the database could not be reached all that time, or something else was wrong.
     """
     deadline, pause = time.monotonic() + INSIST_SECONDS, 0.05
     while True:
         try:
             return write()
-        except CUT as error:
-            if connection.in_atomic_block or time.monotonic() > deadline:
+        except Error as error:
+            if not was_cut(error) or connection.in_atomic_block or time.monotonic() > deadline:
                 raise
             logger.warning("The database does not answer: %s. It is tried again in a moment.", str(error).strip())
             connection.close()

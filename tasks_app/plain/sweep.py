@@ -10,6 +10,7 @@ from django.db import connection
 from django.utils import timezone
 
 from tasks_app.models import Call, Worker
+from tasks_app.owners import is_dead
 from tasks_app.plain import keeper
 from tasks_app.plain.ledger import Process, adapted
 from tasks_app.plain.message import Message
@@ -18,7 +19,7 @@ from tasks_app.queues import QUEUES
 
 PART = 500
 TURN = timedelta(seconds=3)  # for whoever sends them, before somebody else tries
-SELDOM_SECONDS = 5.0
+SELDOM_SECONDS = 3.0
 _TAKE_UNSENT = """
     UPDATE tasks_app_call SET send_after = %s
     WHERE id IN (SELECT id FROM tasks_app_call WHERE sent_at IS NULL AND worker = '' AND send_after <= %s
@@ -69,10 +70,13 @@ def look_for_lost() -> None:
 
 
 def take_back() -> None:
-    """What workers had that have not been heard of for a while."""
-    dead = Worker.objects.filter(seen_at__lt=timezone.now() - keeper.DEAD_AFTER).exclude(pk=Process.id)
-    dead.delete()
-    alive = {Process.id, *Worker.objects.values_list("pk", flat=True)}
+    """What workers had that are gone from this machine, or have not been heard of for a while."""
+    now, alive = timezone.now(), {Process.id}
+    for other in Worker.objects.exclude(pk=Process.id):
+        if other.seen_at < now - keeper.lease() or is_dead(other.pk):
+            other.delete()
+        else:
+            alive.add(other.pk)
     for task_id, worker in list(Call.objects.exclude(worker="").values_list("task_id", "worker")):
         if worker not in alive:
             keeper.give_back(task_id, worker, "the worker that ran it died")
@@ -84,5 +88,7 @@ def _is_empty(queue: str) -> bool:
         try:
             channel = broker.default_channel
             return not channel.queue_declare(queue=queue, passive=True).message_count
-        except (*broker.connection_errors, *broker.channel_errors):
+        except broker.channel_errors:
+            return True  # Redis has no empty lists
+        except broker.connection_errors:
             return False

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import COLUMNS
 from tests.faults.nemesis import FROZEN_SECONDS, Nemesis
-from tests.servers import Postgres, wait_for
+from tests.servers import HASTE, Postgres, wait_for
 from tests.system import MANAGE, ROOT, System, nothing_is_left
 
 SECONDS = float(os.environ.get("FAULTS_SECONDS", "12"))
@@ -39,7 +39,7 @@ def test_nothing_is_lost_doubled_or_out_of_order(
     system, postgres = make_system(column), None
     with ExitStack() as stack:
         if column == "postgres-rabbitmq":  # a database of its own, for it is restarted
-            postgres = Postgres(tmp_path_factory.mktemp("restarted"))
+            postgres = Postgres(tmp_path_factory.mktemp("restarted"), *HASTE)
             stack.callback(postgres.stop)
             system.environment["DATABASE_URL"] = postgres.url()
             assert system.manage("migrate").returncode == 0

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import COLUMNS
 from tests.faults.nemesis import FROZEN_SECONDS, Nemesis
-from tests.servers import Postgres, wait_for
+from tests.servers import HASTE, Postgres, wait_for
 from tests.system import MANAGE, ROOT, Running, System, nothing_is_left
 
 SECONDS = float(os.environ.get("FAULTS_SECONDS", "12"))
@@ -54,7 +54,7 @@ def test_nothing_is_lost_or_done_twice(
     system, postgres, seed = make_system(column), None, random.randrange(2**32)
     with ExitStack() as stack:
         if column == "postgres-rabbitmq":  # a database of its own, for it is restarted
-            postgres = Postgres(tmp_path_factory.mktemp("restarted"))
+            postgres = Postgres(tmp_path_factory.mktemp("restarted"), *HASTE)
             stack.callback(postgres.stop)
             system.environment["DATABASE_URL"] = postgres.url()
             assert system.manage("migrate").returncode == 0

@@ -120,7 +120,7 @@ def test_a_hundred_messages_of_one_call_run_it_once(at_work: System, tmp_path: P
         f"""
 with transaction.atomic():
     result = take.delay(0.5, {path!r})
-    transaction.on_commit(lambda: publish_again(result.id, 100))
+    transaction.on_commit(again([result.id], 100))
 result.get(timeout=20)
 last = add.delay(1, 1)
 last.get(timeout=20)

@@ -17,9 +17,11 @@ from celery import current_app
 from celery.exceptions import CDeprecationWarning
 from django.conf import settings
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 
 from tasks_app import bell
 from tasks_app.queues import QUEUES
+from tasks_app.workloads import fibonacci
 
 Answer = Callable[[socket.socket], None]
 
@@ -56,10 +58,38 @@ def _broker_runs() -> None:
 
 @pytest.fixture
 def sent(_broker_runs: None) -> Iterator[Callable[[], list[Message]]]:
-    """Takes whatever waits in the queues of the embedded broker; nothing waits there before and after the test."""
+    """Takes whatever waits in the queues of the embedded broker, once the test's transaction is as good as committed;
+    nothing waits there before and after the test.
+    """
     take_all()
-    yield take_all
+
+    def take() -> list[Message]:
+        commit()
+        return take_all()
+
+    yield take
     take_all()
+
+
+def commit() -> None:
+    """Do what was to be done after the commit of the test's own transaction, which never comes."""
+    transaction: Any = connection
+    if not all(block._from_testcase for block in transaction.atomic_blocks):
+        return  # the test has begun one itself
+    while transaction.run_on_commit:
+        waiting, transaction.run_on_commit = transaction.run_on_commit, []
+        for _, function, _ in waiting:
+            function()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Producers take turns: the test's transaction is open in one thread only."""
+    monkeypatch.setattr(fibonacci, "in_threads", in_turn)
+
+
+def in_turn(number: int, send: Callable[[int], list[str]]) -> list[str]:
+    return [task_id for index in range(number) for task_id in send(index)]
 
 
 def take_all() -> list[Message]:

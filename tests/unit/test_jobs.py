@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from django.utils import timezone
 from tasks_app.errors import ItemFailed, JobRefused, NotJson
 from tasks_app.models import Chunk, Entry, Failure, Job, Score
 from tasks_app.models.job_handle import WORK
+from tasks_app.owners import machine
 from tasks_app.parallel import claim as claiming
 from tasks_app.parallel import finish, over, sweep, work
 from tasks_app.parallel.run import Failed, Outcome
@@ -63,6 +65,11 @@ def pick(item: Any) -> Any:
             raise Mute
         case "set":
             return {1}
+        case "deep":
+            nested: list[Any] = []
+            for _ in range(100_000):
+                nested = [nested]
+            return nested
         case "nan":
             return math.nan
     return item
@@ -196,6 +203,7 @@ def test_chunks_grow_until_they_take_as_long_as_they_should_and_shrink_at_the_en
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(claiming, "SHORTEST_SECONDS", 0.0001)
+    monkeypatch.setattr(import_module("tasks_app.parallel.work"), "PATIENCE", 1000)  # however busy the machine is
     job = over(range(300_000)).map(double).start(chunk_seconds=0.02)
     run_jobs()
 
@@ -225,23 +233,55 @@ def test_a_fixed_size_is_kept() -> None:
     assert list(job.chunks.order_by("first").values_list("count", flat=True)) == [10, 10, 5]
 
 
+def test_chunks_of_large_results_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finish, "MOST_CHARACTERS", 100_000)
+    job = over(range(300)).map(inflate).start()
+    run_jobs()
+
+    sizes = [len(results or "") for results in job.chunks.values_list("results", flat=True)]
+    assert max(sizes) < 200_000
+    assert len(list(job.results())) == 300
+
+
+@shared_task
+def inflate(item: int) -> str:
+    return "x" * 10_000
+
+
+def test_chunks_of_large_items_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claiming, "MOST_BLOCKS", 2)
+    job = over("x" * 100_000 for _ in range(300)).map(length).start()
+    Job.objects.update(seconds_per_item=1e-9, last_size=1000)
+    assert run_jobs() > 5
+
+    second = job.blocks.order_by("first")[1:2].get().first
+    assert max(job.chunks.values_list("count", flat=True)) <= second + 100
+    assert list(job.results()) == [100_000] * 300
+
+
+@shared_task
+def length(item: str) -> int:
+    return len(item)
+
+
 # --- Failures -------------------------------------------------------------------------------------------------------
 
 
 def test_a_failing_item_costs_only_itself() -> None:
-    items = [1, "raise", 2, "exit", "set", 3, "nan"]
+    items = [1, "raise", 2, "exit", "set", 3, "nan", "deep"]
     job = over(items).map(pick).start(chunk_size=3)
     run_jobs()
     job.refresh_from_db()
 
-    assert (job.status, job.succeeded, job.failed) == ("failed", 3, 4)
-    assert list(job.results(failed="!")) == [1, "!", 2, "!", "!", 3, "!"]
+    assert (job.status, job.succeeded, job.failed) == ("failed", 3, 5)
+    assert list(job.results(failed="!")) == [1, "!", 2, "!", "!", 3, "!", "!"]
     failures = list(job.failures())
     assert [(it["index"], json.loads(it["item"])) for it in failures] == [
         (1, "raise"),
         (3, "exit"),
         (4, "set"),
         (6, "nan"),
+        (7, "deep"),
     ]
     assert failures[0]["error"] == "ValueError: no good\\x00\\ud800"
     assert 'raise ValueError("no good' in failures[0]["traceback"]
@@ -262,6 +302,47 @@ def test_an_item_that_kills_its_process_or_never_returns_fails_alone(threads: in
     assert "died: killed by signal 9, SIGKILL" in errors[0]
     assert errors[1] == "ItemTimedOut: the item took longer than 0.5 s"
     assert errors[3].startswith("ValueError")
+
+
+def test_the_neighbour_of_an_item_that_hangs_is_not_to_blame() -> None:
+    """It is under way in another thread when their process is killed."""
+    job = over([0.0, 60.0, 0.4, 0.4, 0.4]).map(nap).start(item_timeout=0.6, threads=2, chunk_size=5)
+    run_jobs()
+
+    assert list(job.results(failed="!")) == [0.0, "!", 0.4, 0.4, 0.4]
+
+
+@shared_task
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@shared_task
+def leave_somebody_behind(item: int) -> int:
+    """A process that holds everything open for a while."""
+    if os.fork() == 0:
+        time.sleep(30)
+        os._exit(0)
+    return item
+
+
+def test_what_an_item_has_started_does_not_hold_up_the_job() -> None:
+    job = over(range(2)).map(leave_somebody_behind).start(item_timeout=20, chunk_size=2)
+    started = time.monotonic()
+    run_jobs()
+
+    assert list(job.results()) == [0, 1]
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("options", [{}, {"item_timeout": 5.0}])
+def test_what_json_cannot_hold_is_said_alike_wherever_it_ran(options: dict[str, Any]) -> None:
+    job = over(["set"]).map(pick).start(**options)
+    run_jobs()
+
+    (failure,) = job.failures()
+    assert failure["error"].startswith("NotJson: the result is a set, which JSON cannot hold")
 
 
 def test_the_number_of_failures_is_exact_and_those_kept_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +470,28 @@ def test_a_reducer_that_is_gone_or_leaves_at_the_end_fails_the_job(reducer: str,
 
 def leave(values: list[Any]) -> None:
     raise SystemExit(3)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_a_reducer_that_kills_its_process_fails_the_job(chunk_size: int, sent: Sent) -> None:
+    """Its first victim is a worker; then it runs in a process of its own."""
+    job = over([1, 2]).map(pick).reduce(kill).start(chunk_size=chunk_size)
+    Chunk.objects.bulk_create(
+        Chunk(job=job, first=first, count=chunk_size, careful=True, deaths=1) for first in range(0, 2, chunk_size)
+    )
+    Job.objects.update(claimed=2)
+    run_jobs()
+    job.refresh_from_db()
+
+    assert (job.status, list(job.results())) == ("failed", [1, 2])
+    assert job.error.startswith("reduce: ItemFailed: ProcessDied: ")
+    assert job.error.endswith("killed by signal 9, SIGKILL")
+
+
+def kill(values: list[Any]) -> Any:
+    if len(values) > 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return values[0]
 
 
 def operator_add(values: list[Any]) -> Any:
@@ -601,7 +704,7 @@ def test_the_late_write_of_an_expired_claim_is_refused(claimed: claiming.Claim) 
 def test_a_claim_of_a_process_that_is_gone_is_given_away_at_once(claimed: claiming.Claim) -> None:
     sweep.sweep()
     assert Chunk.objects.get(pk=claimed.chunk.pk).status == "running"
-    Chunk.objects.update(owner=f"{claiming.machine()} 999999 1.00")
+    Chunk.objects.update(owner=f"{machine()} 999999 1.00")
     sweep.sweep()
     assert Chunk.objects.get(pk=claimed.chunk.pk).status == "queued"
     Chunk.objects.update(status="running", owner="another-machine 1 1.00")
@@ -619,7 +722,7 @@ def test_a_chunk_that_goes_on_killing_its_owners_is_cut_until_one_item_is_left(s
         if taken is None:
             sweep.sweep()
         elif 5 in taken.items() and taken.chunk.deaths < 6:
-            Chunk.objects.filter(pk=taken.chunk.pk).update(owner=f"{claiming.machine()} 999999 1.00")
+            Chunk.objects.filter(pk=taken.chunk.pk).update(owner=f"{machine()} 999999 1.00")
             sweep.sweep()
         else:
             failed = [Failed(0, "ProcessDied", "")] if 5 in taken.items() else []
@@ -640,6 +743,47 @@ def test_an_item_whose_owners_died_again_and_again_is_given_up(sent: Sent) -> No
 
     assert job.status == "failed"
     assert "the process died 6 times" in next(job.failures())["error"]
+
+
+def test_retried_items_whose_owners_died_again_and_again_are_given_up(sent: Sent) -> None:
+    job = over([1, "raise", "raise"]).map(pick).start(chunk_size=3)
+    run_jobs()
+    job.retry_failed()
+    Chunk.objects.update(deaths=6)
+    run_jobs()
+    job.refresh_from_db()
+
+    assert (job.status, job.failed) == ("failed", 2)
+    assert "the process died 6 times" in next(job.failures())["error"]
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+def test_the_sweeper_does_not_wait_for_a_chunk_that_is_just_being_written(claimed: claiming.Claim) -> None:
+    Job.objects.update(saver=f"{__name__}:store_slowly")
+    claimed.job.refresh_from_db()
+    Chunk.objects.update(owner_until=timezone.now() - timedelta(seconds=1))
+    ended: list[bool] = []
+
+    def write() -> None:
+        ended.append(finish.complete(claimed, outcome_of(claimed), claimed.items()))
+        connection.close()
+
+    other = threading.Thread(target=write)
+    other.start()
+    storing.wait(10)
+    sweep.sweep()
+    assert not ended
+    may_end.set()
+    other.join()
+    assert ended == [True]
+
+
+storing, may_end = threading.Event(), threading.Event()
+
+
+def store_slowly(results: list[int]) -> None:
+    storing.set()
+    may_end.wait(10)
 
 
 def test_the_sweeper_rings_for_a_job_nobody_rang_for(sent: Sent) -> None:
@@ -734,7 +878,7 @@ def test_a_source_that_gives_no_sign_of_life_is_interrupted() -> None:
     assert (job.source_state, job.done, job.status) == ("interrupted", 2, "running")
 
     job.extend([])
-    sweep.sweep()
+    run_jobs()
     job.refresh_from_db()
     assert job.status == "succeeded"
 

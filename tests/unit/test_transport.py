@@ -70,6 +70,7 @@ def test_a_message_that_is_given_back_keeps_its_priority(channel: Any) -> None:
     assert list(take(channel)) == ["9", "8", "5"]
 
 
+@pytest.mark.django_db
 def test_a_task_has_the_priority_it_is_sent_with_and_five_otherwise(sent: Callable[[], list[Message]]) -> None:
     tasks.fibonacci.delay(1)
     tasks.fibonacci.apply_async((2,), priority=9)

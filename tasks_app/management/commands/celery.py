@@ -1,10 +1,14 @@
 """`manage.py celery …`: Celery's own command line, with every option."""
 
 import argparse
+import os
 import sys
 from typing import Any
 
-from celery.bin.celery import celery
+from celery import current_app
+from celery.bin.base import CLIContext
+from celery.bin.beat import beat
+from celery.bin.worker import worker
 from django.core.management.base import BaseCommand, SystemCheckError
 
 
@@ -16,7 +20,16 @@ class Command(BaseCommand):
         """Hand everything after `manage.py celery` to Celery; Django's own options do not apply."""
         if argv[2:3] not in (["--help"], ["--version"], []):
             self._check_settings()
-        celery.main(args=["--app=project", *argv[2:]], prog_name="manage.py celery", auto_envvar_prefix="CELERY")
+        name, prefix = "manage.py celery", "CELERY"
+        if argv[2:3] in (["worker"], ["beat"]):
+            # They do without what the whole command line loads, Flower above all: as much as all of the project.
+            command = {"worker": worker, "beat": beat}[argv[2]]
+            context = CLIContext(current_app, no_color="NO_COLOR" in os.environ, workdir=None)
+            command.main(argv[3:], f"{name} {argv[2]}", obj=context, auto_envvar_prefix=f"{prefix}_{argv[2].upper()}")
+        else:
+            from celery.bin.celery import celery  # noqa: PLC0415
+
+            celery.main(["--app=project", *argv[2:]], name, auto_envvar_prefix=prefix)
 
     def _check_settings(self) -> None:
         try:

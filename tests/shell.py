@@ -1,0 +1,100 @@
+"""A warm shell of one system: the project is loaded once, and each piece of code runs in a fork of its own.
+
+A new `manage.py shell` for each question takes more than a second of a processor, and tests ask many.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+class Shell:
+    """A shell in this environment. It ends with the process that has started it."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+        # What it is started with does not tell its system, so that nobody takes it for a part of that.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.shell"],
+            cwd=Path(__file__).parent.parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+            bufsize=1,
+        )
+        self._say(environment)
+
+    def run(self, code: str, timeout: float) -> tuple[int, str]:
+        """Run `code`: its exit code, and what it has printed.
+
+        Raises:
+            subprocess.TimeoutExpired: it took longer than `timeout` seconds, and was killed, as is the shell.
+        """
+        assert self._process.stdout is not None
+        self._say(code)
+        if not select.select([self._process.stdout], [], [], timeout)[0]:
+            self.end()
+            raise subprocess.TimeoutExpired(code, timeout)
+        done: tuple[int, str] = tuple(json.loads(self._process.stdout.readline()))
+        return done
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        if self.alive():
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
+
+    def _say(self, what: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what) + "\n")
+
+
+def main() -> None:
+    requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)  # not for whom the code starts
+    os.environ.clear()
+    os.environ.update(json.loads(requests.readline()), DJANGO_SETTINGS_MODULE="project.settings")
+    import django  # noqa: PLC0415  (needs the settings)
+
+    django.setup()
+    for request in requests:
+        replies.write(json.dumps(in_a_fork(json.loads(request))) + "\n")
+
+
+def in_a_fork(code: str) -> tuple[int, str]:
+    with tempfile.TemporaryFile("w+") as output:
+        pid = os.fork()
+        if pid == 0:
+            run(code, output.fileno())
+        _, status = os.waitpid(pid, 0)
+        output.seek(0)
+        return os.waitstatus_to_exitcode(status), output.read()
+
+
+def run(code: str, output: int) -> None:
+    result = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        exec(code, {"__name__": "__main__"})
+        result = 0
+    except BaseException:  # whatever it is, it is printed for who has asked
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(result)
+
+
+if __name__ == "__main__":
+    main()
