@@ -6,7 +6,10 @@ from typing import Any, overload
 
 from asgiref.sync import sync_to_async
 from celery import Task
+from celery.backends.base import Backend
 from celery.result import AsyncResult
+from celery.utils.imports import symbol_by_name
+from django.conf import settings
 
 #: Options about the message, which beat, the admin and Celery itself pass along. A row needs no message.
 # fmt: off
@@ -28,6 +31,14 @@ class LedgerTask(Task):  # type: ignore[type-arg]
     abstract = True
     ignore_result = True  # the row holds the result
     called_in_process = False  # a job does not map it
+
+    @property  # type: ignore[misc]  # nobody sets it
+    def backend(self) -> Backend:
+        """Results are in the ledger, wherever those of plain tasks are kept."""
+        if settings.CELERY_RESULT_BACKEND == settings.DATABASE_BACKEND:
+            return self.app.backend
+        ledger: Backend = symbol_by_name(settings.DATABASE_BACKEND)(app=self.app)
+        return ledger
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """In a worker, enqueue; anywhere else, call the function itself, as with any Celery task."""

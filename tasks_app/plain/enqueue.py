@@ -31,7 +31,7 @@ def send_task(
 ) -> AsyncResult[Any]:
     """Take the place of `send`, Celery's own `send_task`: record the call, and have its message sent after the commit.
 
-    What is not recorded (see `records`) is sent as Celery sends it.
+    What is not recorded (see `records`) is sent after the commit, too, as Celery sends it.
 
     Raises:
         kombu.exceptions.EncodeError: the arguments are not what the serializer can hold.
@@ -53,8 +53,15 @@ def _send_barely(app: Celery, send: Send, *call: Any, **options: Any) -> AsyncRe
         return send(*call, **options)
     if producer is not None and not isinstance(producer, Recorder):
         return send(*call, producer=producer, **options)
-    with app.producer_pool.acquire(block=True) as acquired:
-        return send(*call, producer=acquired, **options)
+    result = send(*call, **{**options, "producer": (recorder := Recorder()), "retry": False})
+    assert recorder.published is not None
+    transaction.on_commit(partial(_publish_barely, app, recorder.published))
+    return result
+
+
+def _publish_barely(app: Celery, message: Message) -> None:
+    with app.producer_pool.acquire(block=True) as producer:
+        message.publish(app, producer, retry=True, retry_policy=app.conf.task_publish_retry_policy)
 
 
 def _again(app: Celery, task_id: str | None) -> str:

@@ -85,6 +85,6 @@ class Message:
     def from_json(cls, text: str) -> "Message":
         return cls(*loads(text))
 
-    def publish(self, app: Celery, producer: Producer) -> None:
+    def publish(self, app: Celery, producer: Producer, **retry: Any) -> None:
         queue = app.amqp.queues.get(self.queue)
-        producer.publish(self.body, **self.options, declare=[queue] if queue else [], retry=False)
+        producer.publish(self.body, **self.options, declare=[queue] if queue else [], **{"retry": False, **retry})

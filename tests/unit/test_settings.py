@@ -53,6 +53,8 @@ Checks = dict[str, "subprocess.CompletedProcess[str]"]
 WRONG = {
     "a database": {"DATABASE_URL": "mysql://user:hush@db/name", "SECRET_KEY": LONG_KEY},
     "a broker": {"CELERY_BROKER_URL": "kafka://user:hush@mq", "SECRET_KEY": LONG_KEY},
+    "a result backend": {"CELERY_RESULT_BACKEND": "redis://user:hush@127.0.0.1:port/1"},
+    "another result backend": {"CELERY_RESULT_BACKEND": "rabbit://user:hush@127.0.0.1"},
     "no key": {"DATABASE_URL": "postgres://user:hush@127.0.0.1:1/name"},
     "a level": {"LOG_LEVEL": "LOUD"},
     "a number": {"CPU_CONCURRENCY": "0"},
@@ -96,6 +98,12 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> Checks:
             "CELERY_BROKER_URL is not the address of a broker.",
             "Set it to amqp://user:password@host:5672/vhost",
         ),
+        (
+            "a result backend",
+            "CELERY_RESULT_BACKEND is not a result backend that Celery can load.",
+            "Set it to redis://host:6379/1 or cache+memcached://host:11211/, or unset it to use the database.",
+        ),
+        ("another result backend", "CELERY_RESULT_BACKEND is not a result backend", "unset it to use the database."),
         ("no key", "SECRET_KEY is not set", "Set it to at least 50 random characters"),
         ("a level", "LOG_LEVEL is 'LOUD'.", "Set it to DEBUG, INFO, WARNING or ERROR."),
         ("a number", "CPU_CONCURRENCY is 0.", "Set it to a whole number from 1 to 1000."),

@@ -186,7 +186,7 @@ def test_a_call_that_is_not_recorded_is_made_once_the_broker_answers(
     look(scheduler)
 
     assert [again(bare).total_run_count, again(recorded).total_run_count] == [1, 1]
-    assert [message.task for message in sent()] == ["of.another.program"]
+    assert [message.task for message in sent()].count("of.another.program") == 1
 
 
 def test_a_message_that_fails_after_the_commit_gives_the_tick_back(monkeypatch: pytest.MonkeyPatch) -> None:
