@@ -139,6 +139,17 @@ def test_the_late_write_of_a_frozen_worker_is_refused(system: System) -> None:
     assert found == [4, [0, 1, 2, 3]]
 
 
+def test_a_queryset_is_read_while_workers_write(sqlite_system: System) -> None:
+    """In SQLite a connection that reads may not write any more once somebody else has written."""
+    with sqlite_system.worker("-Q", "cpu", "-c", "2", WITH_TASKS):
+        found = sqlite_system.python(f"""{START}
+Entry.objects.bulk_create(Entry(title="x") for _ in range(20_000))
+job = over(Entry.objects.order_by("pk")).map(tasks.weigh).start().wait(60)
+keys = list(Entry.objects.order_by("pk").values_list("pk", flat=True))
+answer = [job.status, job.source_state, [result // 1000 for result in job.results()] == keys]""")
+    assert found == ["succeeded", "complete", True]
+
+
 def test_a_producer_that_is_killed_leaves_what_arrived(system: System) -> None:
     with system.worker("-Q", "cpu", "-c", "2", WITH_TASKS):
         code = (
