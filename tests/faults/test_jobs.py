@@ -16,7 +16,7 @@ from tests.faults.nemesis import FROZEN_SECONDS, Nemesis
 from tests.servers import HASTE, Postgres, wait_for
 from tests.system import MANAGE, ROOT, Running, System, nothing_is_left
 
-SECONDS = float(os.environ.get("FAULTS_SECONDS", "12"))
+SECONDS = float(os.environ.get("FAULTS_SECONDS", "8"))
 LEASE_SECONDS = "3"
 WITH_TASKS = "--include=tests.faults.tasks"
 START = """
