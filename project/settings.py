@@ -298,6 +298,13 @@ PLAIN_LEASE_SECONDS = ENV.number(
     least=1,
     most=86400,
 )
+PLAIN_STOP_SECONDS = ENV.number(
+    "PLAIN_STOP_SECONDS",
+    4,
+    "When a worker is told to stop, its plain tasks may go on for this long; then they are given back, and run again "
+    "elsewhere.",
+    most=86400,
+)
 CELERY_WORKER_LOST_WAIT = 1.0  # seconds that a worker waits for the result of a child that is gone, in case it left one
 DATABASE_BACKEND = "tasks_app.plain.results:DatabaseBackend"
 CELERY_RESULT_BACKEND = ENV.text(

@@ -13,9 +13,10 @@ class TasksAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from tasks_app import sweeper  # noqa: F401, PLC0415  (connects Celery's signals)
-        from tasks_app.isolated import stopping  # noqa: F401, PLC0415  (connects Celery's signals)
-        from tasks_app.plain import connections, keeper  # noqa: F401, PLC0415  (connects Celery's signals)
+        import tasks_app.isolated.stopping  # noqa: PLC0415  (these connect Celery's signals)
+        import tasks_app.plain.stopping  # noqa: F401, PLC0415
+        from tasks_app import sweeper  # noqa: F401, PLC0415
+        from tasks_app.plain import connections, keeper  # noqa: F401, PLC0415
 
         post_migrate.connect(make_lanes, sender=self)
 

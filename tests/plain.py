@@ -160,3 +160,23 @@ def halfway(self: Task[..., Any], seconds: float) -> str:
     self.update_state(state="HALFWAY", meta={"done": 0.5})
     time.sleep(seconds)
     return "done"
+
+
+@shared_task(queue="cpu")
+def long_at_first(path: str) -> str:
+    """The first time, it takes longer than anybody waits."""
+    note(path, os.getpid())
+    if len(lines(path)) == 1:
+        time.sleep(600)
+    return "done"
+
+
+_grown: list[bytes] = []
+
+
+@shared_task(queue="cpu")
+def grow(megabytes: int, path: str) -> int:
+    """Holds on to memory; the process that does."""
+    _grown.append(os.urandom(1024) * 1024 * megabytes)
+    note(path, os.getpid())
+    return os.getpid()

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from tasks_app.children import describe_exit, die_with_parent
 from tasks_app.management.processes import Process, environment
+from tasks_app.plain.stopping import patience
+from tasks_app.queues import QUEUES
 
-# Everything is gone within 10 s of being told to stop: work first, then the broker that it needs to finish.
-TERM_SECONDS = 6.0
+# Work first, then the broker that it needs to finish. With the defaults, everything is gone within 10 s.
+LEAVE_SECONDS = 1.0  # for a worker that has given back what it did not finish
 BROKER_SECONDS = 2.0
 LONGEST_PAUSE = 30.0
 STEADY_SECONDS = 10.0
@@ -40,7 +42,8 @@ class Supervisor:
         keepers = [asyncio.create_task(self._keep(process)) for process in self.processes]
         await self.stopping.wait()
         last = [name for name in self.running if name == "broker"]
-        await self._end([name for name in self.running if name not in last], TERM_SECONDS)
+        seconds = patience([queue.name for queue in QUEUES]) + LEAVE_SECONDS
+        await self._end([name for name in self.running if name not in last], seconds)
         await self._end(last, BROKER_SECONDS)
         await asyncio.gather(*keepers)
 
