@@ -30,7 +30,10 @@ _CALLED_AGAIN = """
     ON CONFLICT (task_id) DO UPDATE SET queue = excluded.queue, message = excluded.message, sent_at = NULL,
         enqueued_at = excluded.enqueued_at, send_after = excluded.send_after, worker = ''
 """
-_TAKE = "UPDATE tasks_app_call SET worker = %s WHERE task_id = %s AND worker = ''"
+_TAKE = "UPDATE tasks_app_call SET worker = %s {at_once} WHERE task_id = %s AND worker = ''"
+#: The commit does not wait for the disk: what a crash of the database undoes is that somebody has begun, and he is heard
+#: of no more, so the call is taken back. https://www.postgresql.org/docs/current/wal-async-commit.html
+_AT_ONCE = "FROM (SELECT set_config('synchronous_commit', 'off', true)) AS at_once"
 _START = f"""
     UPDATE {RESULTS} SET status = 'STARTED', worker = %s, date_started = %s, date_done = %s, result = %s,
         traceback = NULL
@@ -75,9 +78,10 @@ def claim(task_id: str, hostname: str, process: str) -> bool:
     take, start = (Process.id, task_id), (hostname, now, now, process)
     if connection.vendor == "postgresql":
         statement = _START.format(mine="FROM mine", id="mine.task_id")
-        return _execute(f"WITH mine AS ({_TAKE} RETURNING task_id) {statement}", [*take, *start])
+        mine = _TAKE.format(at_once=_AT_ONCE)
+        return _execute(f"WITH mine AS ({mine} RETURNING task_id) {statement}", [*take, *start])
     with transaction.atomic(savepoint=False):
-        return _execute(_TAKE, take) and _execute(_START.format(mine="", id="%s"), [*start, task_id])
+        return _execute(_TAKE.format(at_once=""), take) and _execute(_START.format(mine="", id="%s"), [*start, task_id])
 
 
 def finish(task_id: str, changes: Mapping[str, Any]) -> bool:
