@@ -35,7 +35,7 @@ faults: setup ## the fault tests, for as long as FAULTS_SECONDS says (120)
 	@FAULTS_SECONDS=$${FAULTS_SECONDS:-120} $(RUN)/python -m pytest tests/faults --timeout=3600
 
 bench: setup ## every benchmark in its small size: shows that it works
-	@for name in serial parallel enqueue fanin launch; do $(RUN)/python -m benchmarks $$name --quick --json || exit 1; done
+	@for name in serial parallel enqueue fanin launch plain latency; do $(RUN)/python -m benchmarks $$name --quick --json || exit 1; done
 
 lint: setup ## what must hold of the code without running it
 	@$(RUN)/ruff check .

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from benchmarks import enqueue, fanin, launch, parallel, serial
+from benchmarks import enqueue, fanin, latency, launch, parallel, plain, serial
 from benchmarks.report import Report
 
 BENCHMARKS = {
@@ -13,6 +13,8 @@ BENCHMARKS = {
     "enqueue": enqueue.run,
     "fanin": fanin.run,
     "launch": launch.run,
+    "plain": plain.run,
+    "latency": latency.run,
 }
 
 

@@ -4,6 +4,7 @@
 """
 
 import os
+import time
 
 from celery import Celery
 from django.conf import settings
@@ -43,3 +44,16 @@ def fib(n: int) -> int:
 @app.task(name="benchmarks.peer.add")
 def add(numbers: list[int]) -> int:
     return sum(numbers)
+
+
+@app.task(name="benchmarks.peer.nothing")
+def nothing(value: int = 0) -> int:
+    return value
+
+
+def enqueue(count: int) -> float:
+    """Seconds for so many calls of a task that does nothing, one after the other."""
+    started = time.perf_counter()
+    for number in range(count):
+        nothing.delay(number)
+    return time.perf_counter() - started

@@ -14,6 +14,7 @@ atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 for variable in ("DATABASE_URL", "CELERY_BROKER_URL", "SECRET_KEY", "DEBUG", "HTTPS", "ALLOWED_HOSTS"):
     os.environ.pop(variable, None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests start hundreds of processes, which would all compile everything
 os.environ["VAR_DIR"] = str(folder / "var")
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
 

@@ -34,6 +34,7 @@ from tasks_app.isolated.processes import MARK, Process
 FORK_SECONDS = 0.015  # a fork is begun no later than this after the deadlines were looked at
 AGAIN_SECONDS = 0.01  # between two attempts to kill the same launch
 LONGEST_SLEEP = 0.5
+EXEC_SECONDS = 0.3  # a process without any environment may be becoming another program, and show its mark then
 SHORTEST_ROUND, EFFORT = 0.1, 0.1  # between two rounds over all launches, which take up to a tenth of the time
 ANNOUNCE_SECONDS = 0.1  # a launch that is over sooner never says where it runs
 
@@ -47,6 +48,7 @@ class Forker:
         self.lives: dict[int, Life] = {}  # by launch
         self.roots: dict[int, Life] = {}  # by the number of the launch's own process, until that is reaped
         self.belongs: dict[Process, int] = {}  # to which launch, of everybody seen among somebody's descendants
+        self.bare: dict[Process, float] = {}  # orphans without any environment, and since when
         self.selector = selectors.DefaultSelector()
         self.selector.register(channel.socket, selectors.EVENT_READ)
         self.next_round = 0.0
@@ -180,6 +182,8 @@ class Forker:
     def _survey(self, lives: Iterable[Life]) -> None:
         """See who belongs to these launches now. Who belongs to none although it descends from one is killed."""
         adopted: dict[int, set[Process]] = {}
+        now = time.monotonic()
+        self.bare = {process: since for process, since in self.bare.items() if now - since < 2 * LONGEST_SLEEP}
         for pid in processes.children(os.getpid()):
             if pid not in self.roots:
                 self._adopt(pid, adopted)
@@ -199,19 +203,27 @@ class Forker:
         if seen is None or seen.state == "Z":
             return
         launch = self._whose(seen)
-        if launch not in self.lives:  # it has thrown away its mark, or its launch is over
+        if launch is None and not self.channel.closed:
+            now = time.monotonic()
+            if now - self.bare.setdefault(seen.process, now) < EXEC_SECONDS:
+                return
+        if launch is None or launch not in self.lives:  # it has thrown away its mark, or its launch is over
             processes.send(signal.SIGKILL, seen.process)
             return
         below = (processes.look(child) for child in processes.descendants(pid))
         family = adopted.setdefault(launch, set())
         family |= {seen.process, *(stat.process for stat in below if stat and stat.state != "Z")}
 
-    def _whose(self, seen: processes.Stat) -> int:
+    def _whose(self, seen: processes.Stat) -> int | None:
+        """The launch it belongs to, 0 if there is none; None if its environment is empty, perhaps for a moment."""
         if seen.process in self.belongs:
             return self.belongs[seen.process]
         if seen.session in self.roots:
             return self.roots[seen.session].order.id
-        name, _, launch = processes.mark_of(seen.process.pid).partition(":")
+        environment = processes.environment(seen.process.pid)
+        if not environment:
+            return None
+        name, _, launch = processes.mark_in(environment).partition(":")
         return int(launch) if name == self.around.mark and launch.strip().isdecimal() else 0
 
     # --- Watching ------------------------------------------------------------------------------------------------

@@ -57,9 +57,18 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def environment(pid: int) -> bytes:
+    """The environment it was started with. While a process becomes another program it is empty for a moment."""
+    return _read(f"/proc/{pid}/environ")
+
+
 def mark_of(pid: int) -> str:
     """The mark in its environment: the forker's name and the launch's number; empty if it has none."""
-    for entry in _read(f"/proc/{pid}/environ").split(b"\0"):
+    return mark_in(environment(pid))
+
+
+def mark_in(environment: bytes) -> str:
+    for entry in environment.split(b"\0"):
         if entry.startswith(MARK.encode() + b"="):
             return entry.decode(errors="replace").partition("=")[2].strip()
     return ""

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -188,15 +189,15 @@ class JobHandle(models.Model):
 
     def feed(self, items: Iterable[Any]) -> None:
         """Write items as blocks while they arrive; workers may be at them already."""
-        try:
-            with self._kept_alive():
+        with self._kept_alive(), _writing() as write:
+            try:
                 for text, count in _blocks(items):
-                    self._append(text, count)
-        except BaseException:
-            if not connection.needs_rollback:
-                self._source(self._job.INTERRUPTED)
-            raise
-        self._source(self._job.COMPLETE)
+                    write(self._append, text, count)
+            except BaseException:
+                if not connection.needs_rollback:
+                    write(self._source, self._job.INTERRUPTED)
+                raise
+            write(self._source, self._job.COMPLETE)
 
     def _append(self, text: str, count: int) -> None:
         with transaction.atomic():
@@ -225,6 +226,24 @@ class JobHandle(models.Model):
 
 def send(job: "Job", number: int) -> None:
     bell.send(WORK, (job.pk, number), job.queue, f"The doorbell of job {job.pk}", job.priority)
+
+
+@contextmanager
+def _writing() -> Iterator[Callable[..., None]]:
+    """What calls a function that writes, while a source is being read.
+
+    The source may read from this very database, a queryset above all, and whoever is in the middle of reading from
+    SQLite may not write once somebody else has. So there another connection writes, that of another thread.
+    """
+    apart = connection.vendor == "sqlite" and not connection.in_atomic_block
+    if not apart or connection.is_in_memory_db():  # type: ignore[attr-defined]
+        yield lambda function, *args: function(*args)
+        return
+    with ThreadPoolExecutor(1, "source") as thread:
+        try:
+            yield lambda function, *args: thread.submit(function, *args).result()
+        finally:
+            thread.submit(lambda: connection.close()).result()
 
 
 def _blocks(items: Iterable[Any]) -> Iterator[tuple[str, int]]:

@@ -234,18 +234,8 @@ def _call_back(job: Job) -> None:
 
 
 def _start(job: Job, kind: str) -> None:
-    """Start a callback: one with a ledger of its own in this transaction, so exactly once; the message of a plain task
-    after its commit. The id follows from the job, so it is not there twice.
-    """
+    """Call a callback in this transaction, so it is called exactly once; its id follows from the job, too."""
     signature, task_id = current_app.signature(job.callbacks[kind]), f"job-{job.pk}-{job.runs}-{kind}"
-    task = current_app.tasks.get(str(signature.task))
-    if task is None:
+    if str(signature.task) not in current_app.tasks:
         raise UnknownTask(f"This deployment has no task called {signature.task}.")
-
-    def call() -> None:
-        signature.apply_async((job.pk,), task_id=task_id)
-
-    if getattr(task, "called_in_process", True):
-        transaction.on_commit(call, robust=True)
-    else:
-        call()
+    signature.apply_async((job.pk,), task_id=task_id)

@@ -4,15 +4,23 @@ from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_failure, task_prerun
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
+
+from tasks_app.plain.task import records
 
 
 @task_prerun.connect
 def drop_dead_connections(task: Any = None, **kwargs: Any) -> None:
-    """Before a task: a connection that the database has closed since the last task is replaced."""
+    """Before a task: a connection that the database has closed since the last task is replaced.
+
+    A recorded task begins with a claim, which finds that out by itself and saves a question.
+    """
     if getattr(task.request, "is_eager", False):
         return
+    claimed = records(task, task.request.ignore_result)
     for connection in connections.all(initialized_only=True):
+        if claimed and connection.alias == DEFAULT_DB_ALIAS:
+            continue
         if connection.connection is not None and not connection.in_atomic_block and not connection.is_usable():
             connection.close()
 

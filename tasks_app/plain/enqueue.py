@@ -90,4 +90,4 @@ def _enqueue(app: Celery, message: Message, again: str) -> None:
     if not ledger.enqueue(row, message.queue, message.as_json(), send_after, again):
         logger.info("%s %s was called before; nothing is sent twice.", headers["task"], headers["id"])
     elif not held and not retried:  # a retry's is sent when the run that asks for it has ended
-        transaction.on_commit(partial(publish, message), robust=True)
+        transaction.on_commit(lambda: publish(message), robust=True)

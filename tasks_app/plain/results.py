@@ -30,7 +30,7 @@ from tasks_app.plain.sending import publish
 from tasks_app.queues import ISOLATED, SERIAL
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.03  # seconds between two looks at a result that somebody waits for
-INSIST_SECONDS, INSIST_PAUSE = 60.0, 2.0
+INSIST_SECONDS, FIRST_PAUSE, LAST_PAUSE = 60.0, 0.05, 2.0
 logger = logging.getLogger(__name__)
 
 
@@ -258,17 +258,18 @@ def insist(write: Callable[[], bool]) -> bool:
     Raises:
         django.db.Error: the database could not be reached all that time, or something else was wrong.
     """
-    deadline, pause = time.monotonic() + INSIST_SECONDS, 0.05
+    deadline, pause = time.monotonic() + INSIST_SECONDS, FIRST_PAUSE
     while True:
         try:
             return write()
         except Error as error:
             if not was_cut(error) or connection.in_atomic_block or time.monotonic() > deadline:
                 raise
-            logger.warning("The database does not answer: %s. It is tried again in a moment.", str(error).strip())
-            connection.close()
+            connection.close()  # it may have been cut long ago, and a new one is all that is needed
+            if pause > FIRST_PAUSE:
+                logger.warning("The database does not answer: %s. It is tried again in a moment.", str(error).strip())
             time.sleep(pause)
-            pause = min(2 * pause, INSIST_PAUSE)
+            pause = min(2 * pause, LAST_PAUSE)
 
 
 def _described(operation: Operation) -> dict[str, Any]:

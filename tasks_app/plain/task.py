@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from celery import current_app
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore
 from celery.utils.log import get_logger
@@ -26,7 +25,7 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
             return super().__call__(*args, **kwargs)
         if records(self, request.ignore_result):
             request.claimed = True
-            backend: Any = current_app.backend
+            backend: Any = self.app.backend
             if not backend.claim(request):
                 logger.info("%s %s is dropped: it has run, or runs elsewhere.", self.name, request.id)
                 raise Ignore
@@ -38,6 +37,6 @@ def records(task: Any, ignore_result: bool | None) -> bool:
 
     `ignore_result=True`, and another result backend, leave a task with Celery's bare speed, and its guarantees.
     """
-    if not isinstance(task, PlainTask) or not isinstance(current_app.backend, DatabaseBackend):
+    if not isinstance(task, PlainTask) or not isinstance(task.app.backend, DatabaseBackend):
         return False
     return not (task.ignore_result if ignore_result is None else ignore_result)

@@ -4,7 +4,7 @@ from django.templatetags.static import static
 from django.urls import path
 from django.views.generic import RedirectView
 
-from tasks_app.web import entries, home, jobs, samples
+from tasks_app.web import api, entries, home, jobs, samples
 
 urlpatterns = [
     path("", home.home, name="home"),
@@ -18,6 +18,7 @@ urlpatterns = [
     path("healthz", home.healthz, name="healthz"),
     path("entries/<int:pk>/", entries.entry, name="entry"),
     path("entries/<int:pk>/numbers/", entries.numbers, name="entry_numbers"),
+    path("api/tasks/<str:task_id>/", api.task, name="api_task"),
     path("favicon.ico", RedirectView.as_view(url=static("favicon.svg"))),  # pages without a head of their own ask
     path("samples/", samples.index, name="samples"),
     path("samples/<slug:name>/", samples.sample, name="sample"),

@@ -17,7 +17,7 @@ from tests.faults.nemesis import FROZEN_SECONDS, Nemesis
 from tests.servers import HASTE, Postgres, wait_for
 from tests.system import MANAGE, ROOT, System, nothing_is_left
 
-SECONDS = float(os.environ.get("FAULTS_SECONDS", "12"))
+SECONDS = float(os.environ.get("FAULTS_SECONDS", "8"))
 PRODUCERS = 3
 WAITING = """
 from tasks_app.models import Operation

@@ -16,7 +16,7 @@ from tests.faults.nemesis import FROZEN_SECONDS, Nemesis
 from tests.servers import HASTE, Postgres, wait_for
 from tests.system import MANAGE, ROOT, Running, System, nothing_is_left
 
-SECONDS = float(os.environ.get("FAULTS_SECONDS", "12"))
+SECONDS = float(os.environ.get("FAULTS_SECONDS", "8"))
 LEASE_SECONDS = "3"
 WITH_TASKS = "--include=tests.faults.tasks"
 START = """
@@ -137,6 +137,17 @@ def test_the_late_write_of_a_frozen_worker_is_refused(system: System) -> None:
         wait_for(lambda: "was refused" in frozen.output(), "the late write is refused")
     found = system.python(f"{START}job = Job.objects.get()\nanswer = [job.succeeded, list(job.results())]")
     assert found == [4, [0, 1, 2, 3]]
+
+
+def test_a_queryset_is_read_while_workers_write(sqlite_system: System) -> None:
+    """In SQLite a connection that reads may not write any more once somebody else has written."""
+    with sqlite_system.worker("-Q", "cpu", "-c", "2", WITH_TASKS):
+        found = sqlite_system.python(f"""{START}
+Entry.objects.bulk_create(Entry(title="x") for _ in range(20_000))
+job = over(Entry.objects.order_by("pk")).map(tasks.weigh).start().wait(60)
+keys = list(Entry.objects.order_by("pk").values_list("pk", flat=True))
+answer = [job.status, job.source_state, [result // 1000 for result in job.results()] == keys]""")
+    assert found == ["succeeded", "complete", True]
 
 
 def test_a_producer_that_is_killed_leaves_what_arrived(system: System) -> None:

@@ -3,6 +3,9 @@
 import json
 import os
 import resource
+import signal
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,9 @@ import pytest
 
 from tasks_app.children import adopt_orphans
 from tasks_app.isolated import processes, warm
-from tasks_app.isolated.messages import Ending, Order
+from tasks_app.isolated.child import Surroundings
+from tasks_app.isolated.forker import Forker
+from tasks_app.isolated.messages import Channel, Ending, Order
 from tests import launches
 from tests.servers import wait_for
 
@@ -216,6 +221,23 @@ def test_a_daemon_that_throws_away_its_mark_is_ended_at_once(run: Runner) -> Non
     ending = run(launches.escape)
 
     assert ending.status == "timed_out"
+
+
+def test_who_is_just_becoming_another_program_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then its environment is empty for a moment, as that of this one is for ever."""
+    monkeypatch.setattr(Forker, "_wake_on_signals", lambda self: None)
+    ours, theirs = socket.socketpair()
+    around = Surroundings(os.getpid(), (0, 0), 0, "forker", None)
+    with ours, theirs, subprocess.Popen(["sleep", "60"], env={}) as bare:
+        forker = Forker(Channel(ours), around)
+        forker._adopt(bare.pid, {})
+        time.sleep(0.05)
+        assert bare.poll() is None
+        deadline = time.monotonic() + 10
+        while bare.poll() is None and time.monotonic() < deadline:
+            forker._adopt(bare.pid, {})
+        assert bare.returncode == -signal.SIGKILL
+        forker.selector.close()
 
 
 def test_many_that_hang_are_all_dead_on_time(run: Runner) -> None:

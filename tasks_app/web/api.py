@@ -1,0 +1,36 @@
+"""The state of a piece of work as JSON, by the id that its call returned."""
+
+from typing import Any
+
+from celery import current_app
+from celery import states as celery_states
+from django.contrib.auth.decorators import login_required, permission_required
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+
+from tasks_app import states
+
+READ = "django_celery_results.view_taskresult"
+UNKNOWN = "unknown"
+
+
+@require_GET
+@login_required
+@permission_required(READ, raise_exception=True)
+@never_cache
+def task(request: HttpRequest, task_id: str) -> JsonResponse:
+    """The state of a task, an operation or a launch; `result` once it has succeeded, `error` once it has failed.
+
+    The state is queued, running, succeeded, failed or cancelled; an id that nobody knows is unknown, with status 404.
+    """
+    meta: dict[str, Any] = current_app.backend.get_task_meta(task_id.replace("\0", ""), cache=False)
+    if meta["status"] == celery_states.PENDING:
+        return JsonResponse({"id": task_id, "state": UNKNOWN}, status=404)
+    state = states.word(meta["status"])
+    answer = {"id": task_id, "state": state, "task": meta.get("task_name") or meta.get("name")}
+    if state == states.SUCCEEDED:
+        answer["result"] = meta["result"]
+    elif state == states.FAILED:
+        answer["error"] = f"{type(meta['result']).__name__}: {meta['result']}"
+    return JsonResponse(answer)
