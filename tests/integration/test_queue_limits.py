@@ -22,12 +22,20 @@ def ask(system: System, code: str) -> Any:
 def test_the_worker_of_cpu_grows_under_load_and_shrinks_when_idle(system: System) -> None:
     system.environment["AUTOSCALE_KEEPALIVE"] = "1"  # Celery's own, in seconds; 30 otherwise
     with system.worker(*worker_options(CPU, 4), INCLUDE) as worker:
-        wait_for(lambda: len(pool_of(worker)) == 1, "one process waits for work")
+        has_processes(worker, 1)
         ask(system, "group(take.s(1, value=number) for number in range(12)).delay()")
-        wait_for(lambda: len(pool_of(worker)) == 4, "four work")
+        has_processes(worker, 4)
         ask(system, 'until(lambda: TaskResult.objects.filter(status="SUCCESS").count() == 12)')
-        wait_for(lambda: len(pool_of(worker)) == 1, "one is left")
+        has_processes(worker, 1)
         assert ask(system, "answer = add.delay(1, 1).get(timeout=20)") == 2
+
+
+def has_processes(worker: Running, count: int) -> None:
+    """The worker's pool comes to this size; if it does not, say what there was instead."""
+    try:
+        wait_for(lambda: len(pool_of(worker)) == count, f"{count} processes")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; there are {pool_of(worker)}\n{worker.output()}") from None
 
 
 def pool_of(worker: Running) -> list[psutil.Process]:
