@@ -31,8 +31,8 @@ _CALLED_AGAIN = """
         enqueued_at = excluded.enqueued_at, send_after = excluded.send_after, worker = ''
 """
 _TAKE = "UPDATE tasks_app_call SET worker = %s {at_once} WHERE task_id = %s AND worker = ''"
-#: This commit does not wait for the disk. What a crash of the database may undo is that somebody has begun; then the call
-#: is sent again, as after any crash. https://www.postgresql.org/docs/current/wal-async-commit.html
+#: This commit does not wait for the disk. What a crash of the database may undo is that somebody has begun; the call is
+#: then sent again, as after any crash. https://www.postgresql.org/docs/current/wal-async-commit.html
 _AT_ONCE = "FROM (SELECT set_config('synchronous_commit', 'off', true)) AS at_once"
 _START = f"""
     UPDATE {RESULTS} SET status = 'STARTED', worker = %s, date_started = %s, date_done = %s, result = %s,
