@@ -180,3 +180,28 @@ def grow(megabytes: int, path: str) -> int:
     _grown.append(os.urandom(1024) * 1024 * megabytes)
     note(path, os.getpid())
     return os.getpid()
+
+
+@shared_task(queue="cpu", claims=20)  # type: ignore[call-overload]
+def quick(x: int, y: int = 1) -> int:
+    return x + y
+
+
+@shared_task(queue="cpu", claims=20, bind=True)  # type: ignore[call-overload]
+def sometimes(self: Task[..., Any], number: int) -> int:
+    """Every third one raises, every other third asks to be run again."""
+    if number % 3 == 1:
+        raise ValueError(number)
+    if number % 3 == 2 and not self.request.retries:
+        raise self.retry(countdown=0)
+    return number
+
+
+@shared_task(queue="cpu", claims=20)  # type: ignore[call-overload]
+def poisonous(number: int, path: str) -> int:
+    """Number 7 kills its process."""
+    note(path, number)
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    return number

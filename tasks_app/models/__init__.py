@@ -1,6 +1,6 @@
 """The tables."""
 
-from tasks_app.models.call import Call, Worker
+from tasks_app.models.call import Call, CallBell, Worker
 from tasks_app.models.counter import Counter, PlainCounter
 from tasks_app.models.entry import Entry
 from tasks_app.models.job import Block, Chunk, Failure, Job
@@ -14,6 +14,7 @@ from tasks_app.models.serial import SerialModel, outside_lanes
 __all__ = [
     "Block",
     "Call",
+    "CallBell",
     "Chunk",
     "Counter",
     "Doorbell",

@@ -16,6 +16,7 @@ from tasks_app.plain.message import Message, Recorder
 from tasks_app.plain.results import DatabaseBackend
 from tasks_app.plain.sending import publish
 from tasks_app.plain.task import records
+from tasks_app.plain.together import may_be_together, ring
 
 Send = Callable[..., AsyncResult[Any]]
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def send_task(
     options.update(task_id=options.get("task_id") or uuid(), producer=(recorder := Recorder()), retry=False)
     result = send(name, args, kwargs, **options)
     assert recorder.published is not None
-    _enqueue(app, recorder.published, again)
+    _enqueue(app, task, recorder.published, again)
     return result
 
 
@@ -79,7 +80,7 @@ def _again(app: Celery, task_id: str | None) -> str:
     return ledger.ITSELF if task.request.id == task_id else ledger.NEW
 
 
-def _enqueue(app: Celery, message: Message, again: str) -> None:
+def _enqueue(app: Celery, task: Any, message: Message, again: str) -> None:
     backend = app.backend
     assert isinstance(backend, DatabaseBackend)
     now, headers = timezone.now(), message.headers
@@ -87,7 +88,10 @@ def _enqueue(app: Celery, message: Message, again: str) -> None:
     held = ledger.is_held(message)
     send_after = message.eta - ledger.EARLY if message.eta and held else now + ledger.SEND_PATIENCE
     row = backend.row_of_call(headers, message.queue, headers.get("periodic_task_name"))
-    if not ledger.enqueue(row, message.queue, message.as_json(), send_after, again):
+    together = headers["task"] if may_be_together(task, message) else ""
+    if not ledger.enqueue(row, message.queue, message.as_json(), send_after, again, together):
         logger.info("%s %s was called before; nothing is sent twice.", headers["task"], headers["id"])
+    elif together:
+        transaction.on_commit(lambda: ring(together, message.queue), robust=True)
     elif not held and not retried:  # a retry's is sent when the run that asks for it has ended
         transaction.on_commit(lambda: publish(message), robust=True)

@@ -12,17 +12,19 @@ from datetime import timedelta
 from typing import Any
 
 from celery import current_app, signals
+from celery.app.task import Context
 from celery.signals import worker_init, worker_ready, worker_shutdown
 from celery.worker.request import Request
 from django.conf import settings
 from django.db import Error, connection
+from django.db.models import Q
 from django.utils import timezone
 
 from tasks_app.errors import ProcessDied
 from tasks_app.forking import unforked
 from tasks_app.models import Call, Worker
 from tasks_app.plain import ledger
-from tasks_app.plain.ledger import Process
+from tasks_app.plain.ledger import RUN_TOGETHER, Process
 from tasks_app.plain.message import Message
 from tasks_app.plain.sending import publish
 
@@ -55,8 +57,9 @@ def leave(**kwargs: Any) -> None:
     """What this worker has not finished is for others now, and nobody died of it."""
     try:
         Worker.objects.filter(pk=Process.id).delete()
-        for task_id in Call.objects.filter(worker=Process.id).values_list("task_id", flat=True):
-            ledger.release(task_id, Process.id, died=False)
+        ours = Q(worker=Process.id) | Q(worker__startswith=f"{Process.id}#")
+        for task_id, worker in list(Call.objects.filter(ours).values_list("task_id", "worker")):
+            ledger.release(task_id, worker, died=False)
     except Error as error:
         logger.warning("The database was not told that this worker leaves: %s", str(error).strip())
 
@@ -70,7 +73,16 @@ def see_to(undone: Callable[[], None]) -> None:
 def process_died(request: Request, error: BaseException) -> None:
     """A child process is gone with its task."""
     how = f"it called sys.exit({error})" if isinstance(error, SystemExit) else str(error).rstrip(".")
-    see_to(lambda: give_back(request.id, Process.id, f"the process that ran it died: {how}"))
+    reason = f"the process that ran it died: {how}"
+    if request.name == RUN_TOGETHER:
+        see_to(lambda: _give_back_all(Process.child(request.worker_pid), reason))
+    else:
+        see_to(lambda: give_back(request.id, Process.id, reason))
+
+
+def _give_back_all(child: str, reason: str) -> None:
+    for task_id in list(Call.objects.filter(worker=child).order_by("id").values_list("task_id", flat=True)):
+        give_back(task_id, child, reason)
 
 
 def give_back(task_id: str, worker: str, reason: str) -> None:
@@ -89,7 +101,7 @@ def give_back(task_id: str, worker: str, reason: str) -> None:
         return
     lost = ProcessDied(f"lost: {reason}, as it did before, {deaths} times in all" if deaths > 1 else f"lost: {reason}")
     logger.error("%s %s is %s.", name, task_id, lost)
-    context = message.context()
+    context = Context(message.request())
     current_app.backend.mark_as_failure(task_id, lost, request=context)
     signals.task_failure.send(
         sender=task,

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from celery import Celery
-from celery.app.task import Context
 from kombu import Producer, serialization
 from kombu.utils.json import dumps, loads
 
@@ -69,14 +68,12 @@ class Message:
         text = self.headers.get("eta")
         return datetime.fromisoformat(text) if text else None
 
-    def context(self) -> Context:
-        """The request that a worker makes of the message."""
-        accepted = [self.options["content_type"]]
-        args, kwargs, embed = serialization.loads(
-            self.body, self.options["content_type"], self.options["content_encoding"], accept=accepted
-        )
+    def request(self) -> dict[str, Any]:
+        """What a worker makes of the message: the task's request."""
+        kind, encoding = self.options["content_type"], self.options["content_encoding"]
+        args, kwargs, embed = serialization.loads(self.body, kind, encoding, accept=[kind])
         delivery = {"routing_key": self.queue, "priority": self.options.get("priority")}
-        return Context({**self.headers, **(embed or {}), "args": args, "kwargs": kwargs, "delivery_info": delivery})
+        return {**self.headers, **(embed or {}), "args": args, "kwargs": kwargs, "delivery_info": delivery}
 
     def as_json(self) -> str:
         return str(dumps([self.payload, self.options, self.queue]))

@@ -8,6 +8,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from tasks_app.plain import keeper
+from tasks_app.plain.ledger import RUN_TOGETHER
 from tasks_app.plain.task import records
 
 
@@ -42,4 +43,4 @@ class PlainRequest(Request):
 
     def _is_ours(self) -> bool:
         ended = self._already_cancelled or self._already_revoked or state.should_terminate
-        return records(self.task, self.ignore_result) and not ended
+        return not ended and (self.name == RUN_TOGETHER or records(self.task, self.ignore_result))

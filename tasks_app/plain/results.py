@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,7 +16,7 @@ from celery import states as celery_states
 from celery.app.task import Context
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, Error, InterfaceError, OperationalError, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import F
 from django.utils import timezone
 from django_celery_results.backends import database
@@ -25,12 +25,13 @@ from django_celery_results.models import ChordCounter, TaskResult  # type: ignor
 from tasks_app import states
 from tasks_app.models import Call, Launch, Operation
 from tasks_app.plain import chords, ledger
+from tasks_app.plain.gathering import gather
+from tasks_app.plain.insisting import insist, insist_or_end
 from tasks_app.plain.message import Message
 from tasks_app.plain.sending import publish
 from tasks_app.queues import ISOLATED, SERIAL
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.03  # seconds between two looks at a result that somebody waits for
-INSIST_SECONDS, FIRST_PAUSE, LAST_PAUSE = 60.0, 0.05, 2.0
 logger = logging.getLogger(__name__)
 
 
@@ -85,14 +86,11 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         task that has succeeded is never said to have failed.
         """
         stored = store_result and not (request and request.ignore_result)
-        try:
-            insist(lambda: self._end(task_id, result, state, None, request, stored))
-        except Error as error:
-            if not was_cut(error) or connection.in_atomic_block or os.getpid() == ledger.Process.main:
-                raise
-            logger.exception("The result of %s could not be stored. Its process ends, and it runs again.", task_id)
-            logging.shutdown()
-            os._exit(os.EX_TEMPFAIL)
+        if stored and not (request and request.chord):
+            changes = self._changes(self.encode_result(result, state), state, None, request)
+            if gather(task_id, changes):
+                return
+        insist_or_end(lambda: self._end(task_id, result, state, None, request, stored), f"The result of {task_id}")
 
     def mark_as_failure(
         self,
@@ -174,9 +172,18 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
 
     def _store(self, task_id: str, result: Any, status: str, traceback: str | None, request: Context | None) -> bool:
         """One statement. Whether the task had not ended before."""
+        changes = self._changes(result, status, traceback, request)
+        ended = status in celery_states.READY_STATES
+        if ledger.finish(task_id, changes) if ended else ledger.change(task_id, changes):
+            return True
+        extended = self._get_extended_properties(request, traceback)
+        content = {"content_type": self.content_type, "content_encoding": self.content_encoding}
+        row = {"task_id": task_id, "date_created": changes["date_done"], **extended, **content}
+        return ledger.insert(row, changes)
+
+    def _changes(self, result: Any, status: str, traceback: str | None, request: Context | None) -> dict[str, Any]:
         now = ledger.adapted(timezone.now())
         meta = {**self._get_meta_from_request(request), "children": self.current_task_children(request)}
-        extended = self._get_extended_properties(request, traceback)
         changes = {
             "status": status,
             "result": self._text(result),
@@ -186,13 +193,9 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         }
         if status == celery_states.STARTED:
             changes["date_started"] = now
-        if extended["worker"]:
-            changes["worker"] = extended["worker"]
-        ended = status in celery_states.READY_STATES
-        if ledger.finish(task_id, changes) if ended else ledger.change(task_id, changes):
-            return True
-        content = {"content_type": self.content_type, "content_encoding": self.content_encoding}
-        return ledger.insert({"task_id": task_id, "date_created": now, **extended, **content}, changes)
+        if worker := getattr(request, "hostname", None):
+            changes["worker"] = worker
+        return changes
 
     def _text(self, value: Any) -> str:
         return str(self.encode_content(value)[2])
@@ -245,31 +248,6 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
                 raise CeleryTimeoutError("The operation timed out.")
             time.sleep(pause)
             pause = min(pause * 1.5, interval, LONGEST_PAUSE)
-
-
-def was_cut(error: Error) -> bool:
-    """Whether the database could not be reached, which psycopg2 has several names for, or was too busy for us."""
-    return isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
-
-
-def insist(write: Callable[[], bool]) -> bool:
-    """Do what `write` does, on a new connection if need be, for up to a minute.
-
-    Raises:
-        django.db.Error: the database could not be reached all that time, or something else was wrong.
-    """
-    deadline, pause = time.monotonic() + INSIST_SECONDS, FIRST_PAUSE
-    while True:
-        try:
-            return write()
-        except Error as error:
-            if not was_cut(error) or connection.in_atomic_block or time.monotonic() > deadline:
-                raise
-            connection.close()  # it may have been cut long ago, and a new one is all that is needed
-            if pause > FIRST_PAUSE:
-                logger.warning("The database does not answer: %s. It is tried again in a moment.", str(error).strip())
-            time.sleep(pause)
-            pause = min(2 * pause, LAST_PAUSE)
 
 
 def _described(operation: Operation) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from django.utils import timezone
 from tasks_app.models import Call, Worker
 from tasks_app.owners import is_dead
 from tasks_app.plain import keeper
-from tasks_app.plain.ledger import Process, adapted
+from tasks_app.plain.ledger import Process, adapted, worker_of
 from tasks_app.plain.message import Message
 from tasks_app.plain.sending import publish
+from tasks_app.plain.together import ring_for_waiting
 from tasks_app.queues import QUEUES
 
 PART = 500
@@ -22,7 +23,8 @@ TURN = timedelta(seconds=3)  # for whoever sends them, before somebody else trie
 SELDOM_SECONDS = 3.0
 _TAKE_UNSENT = """
     UPDATE tasks_app_call SET send_after = %s
-    WHERE id IN (SELECT id FROM tasks_app_call WHERE sent_at IS NULL AND worker = '' AND send_after <= %s
+    WHERE id IN (SELECT id FROM tasks_app_call
+                 WHERE sent_at IS NULL AND worker = '' AND together = '' AND send_after <= %s
                  ORDER BY send_after LIMIT %s {lock})
     RETURNING id, message
 """
@@ -33,6 +35,7 @@ def sweep() -> None:
     """Look once."""
     while send_unsent() == PART:
         pass
+    ring_for_waiting()
     if time.monotonic() >= _Seldom.next:
         _Seldom.next = time.monotonic() + SELDOM_SECONDS
         look_for_lost()
@@ -78,7 +81,7 @@ def take_back() -> None:
         else:
             alive.add(other.pk)
     for task_id, worker in list(Call.objects.exclude(worker="").values_list("task_id", "worker")):
-        if worker not in alive:
+        if worker_of(worker) not in alive:
             keeper.give_back(task_id, worker, "the worker that ran it died")
 
 

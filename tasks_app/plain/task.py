@@ -15,16 +15,17 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
     """A Celery task. A worker claims its call in the ledger before it runs it, so a second message starts nothing."""
 
     abstract = True
+    claims = 1  # calls that a process takes at a time (see together.py): more, for tasks that take milliseconds
     max_deaths = 3  # processes that may die of one call before it is lost; 1: it never runs a second time
     Request = "tasks_app.plain.request:PlainRequest"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """In a worker, claim the call and run it; anywhere else, call the function itself."""
         request: Any = self.request
-        if request.called_directly or request.is_eager or getattr(request, "claimed", False):
+        if request.called_directly or request.is_eager or getattr(request, "claimed", None) is True:
             return super().__call__(*args, **kwargs)
-        if records(self, request.ignore_result):
-            request.claimed = True
+        claimed, request.claimed = getattr(request, "claimed", None), True
+        if claimed is None and records(self, request.ignore_result):
             backend: Any = self.app.backend
             if not backend.claim(request):
                 logger.info("%s %s is dropped: it has run, or runs elsewhere.", self.name, request.id)

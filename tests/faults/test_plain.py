@@ -290,3 +290,37 @@ until(lambda: not Call.objects.count())
 answer += [TaskResult.objects.filter(status="SUCCESS").count(), TaskResult.objects.count()]""",
         )
     assert answer == [40, sum(range(2, 42)), 81, 81]
+
+
+def test_among_quick_ones_the_poisonous_one_is_lost_alone(system: System, tmp_path: Path) -> None:
+    path = tmp_path / "runs"
+    with system.worker(*WORKER):
+        answer = ask(
+            system,
+            f"""
+with transaction.atomic():
+    results = group(poisonous.s(number, {str(path)!r}) for number in range(40)).delay()
+until(lambda: all(result.ready() for result in results), 80)
+answer = [[n for n, result in enumerate(results) if result.state != "SUCCESS"], repr(results[7].result)]
+until(lambda: not Call.objects.count())""",
+        )
+    assert answer[0] == [7]
+    assert "3 times in all" in answer[1]
+    assert lines(path).count("7") == 3
+
+
+def test_a_lost_doorbell_of_quick_ones_is_rung_again(system: System) -> None:
+    with system.worker(*WORKER):
+        assert (
+            ask(
+                system,
+                """
+from tasks_app import bell
+quick.delay(1).get(timeout=30)
+bell.publish = lambda message, what: False
+results = [quick.delay(number) for number in range(50)]
+assert {result.state for result in results} == {"QUEUED"}
+answer = [result.get(timeout=30) for result in results] == list(range(1, 51))""",
+            )
+            is True
+        )

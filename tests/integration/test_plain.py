@@ -227,6 +227,44 @@ answer = [len(kept) <= 2, broken.state, [result.state for result in interrupted]
         assert answer[4] == 0
 
 
+def test_quick_ones_are_claimed_and_stored_together(at_work: System) -> None:
+    found = ask(
+        at_work,
+        """
+with transaction.atomic():
+    results = group(quick.s(number) for number in range(200)).delay()
+answer = [results.get(timeout=30) == list(range(1, 201)), quick.delay(1).get(timeout=20)]
+answer.append(quick.delay(2).state != "PENDING")
+until(lambda: not Call.objects.count())
+rows = TaskResult.objects.filter(task_name="tests.plain.quick")
+answer += [rows.count(), rows.filter(status="SUCCESS", worker__isnull=False, date_started__isnull=False).count()]
+answer += [rows.values("date_started").distinct().count() <= 200 / 20 + 30, AsyncResult(rows[0].task_id).queue]""",
+    )
+    assert found == [True, 2, True, 202, 202, True, "cpu"]
+
+
+def test_among_quick_ones_each_fails_and_retries_alone(at_work: System) -> None:
+    assert ask(
+        at_work,
+        """
+results = group(sometimes.s(number) for number in range(30)).delay()
+until(lambda: all(result.ready() for result in results))
+answer = [[result.result for result in results if result.state == "SUCCESS"]]
+answer += [[str(result.result) for result in results if result.failed()]]
+answer += [chord((quick.s(number) for number in range(30)), total.s()).delay().get(timeout=20)]
+answer += [chain(quick.s(1), quick.s(2), quick.s(3)).delay().get(timeout=20)]
+answer += [quick.apply_async((1,), countdown=0.5).get(timeout=20), quick.apply_async((1,), ignore_result=True).state]
+until(lambda: not Call.objects.count())""",
+    ) == [
+        [number for number in range(30) if number % 3 != 1],
+        [str(number) for number in range(30) if number % 3 == 1],
+        sum(range(1, 31)),
+        7,
+        2,
+        "PENDING",
+    ]
+
+
 def test_what_json_cannot_hold_is_refused_at_the_call(idle: System) -> None:
     assert ask(
         idle,
