@@ -45,15 +45,6 @@ def enqueue(count: int, task: str = "nothing") -> float:
     return time.perf_counter() - started
 
 
-def enqueue_together(count: int) -> float:
-    """Seconds for so many calls in one transaction, messages included."""
-    clear()
-    started = time.perf_counter()
-    with transaction.atomic():
-        group(nothing.s(number) for number in range(count)).delay()
-    return time.perf_counter() - started
-
-
 def done() -> int:
     """How many have ended; by SQL, so that asking costs the others nothing."""
     with connection.cursor() as cursor:
@@ -102,13 +93,6 @@ def busy(count: int) -> list[float]:
         times.append((now.delay().get(timeout=30) - called) * 1000)
         time.sleep(0.02)
     return times
-
-
-def waiting() -> int:
-    """How many messages wait in queue `cpu`."""
-    with current_app.connection_for_read() as broker:
-        channel: Any = broker.default_channel
-        return int(channel.queue_declare(queue=CPU.name, passive=True).message_count)
 
 
 def still_busy() -> bool:

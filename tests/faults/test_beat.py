@@ -40,7 +40,7 @@ class Freezes(DatabaseScheduler):
 
 scheduler = Freezes(app=current_app)
 while True:
-    time.sleep(min(scheduler.tick(), 0.1))
+    time.sleep(min(max(scheduler.tick(), 0), 0.1))
 """
 NOBODY = {"CELERY_BROKER_URL": "amqp://127.0.0.1:9/", "SECRET_KEY": "only for tests " * 4}
 
