@@ -8,6 +8,7 @@ from collections.abc import Callable
 from django.db import DatabaseError, Error, InterfaceError, OperationalError, connection
 
 from tasks_app.plain import ledger
+from tasks_app.plain.undone import undone
 
 INSIST_SECONDS, FIRST_PAUSE, LAST_PAUSE = 60.0, 0.05, 2.0
 logger = logging.getLogger(__name__)
@@ -39,16 +40,22 @@ def insist(write: Callable[[], bool]) -> bool:
 
 
 def insist_or_end(write: Callable[[], bool], what: str) -> bool:
-    """`insist`, and if the database stays away, end this process, so that what it has not written runs again.
+    """`insist`. If the database stays away, a child process ends, so that what it has not written runs again; a worker
+    whose tasks are threads leaves it to its keeper.
 
     Raises:
-        django.db.Error: as `insist` does, where the process is not one that only runs a task.
+        django.db.Error: as `insist` does, where there is no worker.
     """
     try:
         return insist(write)
     except Error as error:
-        if not was_cut(error) or connection.in_atomic_block or os.getpid() == ledger.Process.main:
+        if not was_cut(error) or connection.in_atomic_block:
             raise
+        if os.getpid() == ledger.Process.main:
+            if not undone.kept:
+                raise
+            undone.see_to(write)
+            return True
         logger.exception("%s could not be stored. This process ends, and what it did runs again.", what)
         logging.shutdown()
         os._exit(os.EX_TEMPFAIL)

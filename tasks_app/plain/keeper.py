@@ -6,8 +6,6 @@ else.
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -27,11 +25,10 @@ from tasks_app.plain import ledger
 from tasks_app.plain.ledger import RUN_TOGETHER, Process
 from tasks_app.plain.message import Message
 from tasks_app.plain.sending import publish
+from tasks_app.plain.undone import undone
 
 BEATS = 5  # in the time after which a silent worker is given up
 logger = logging.getLogger(__name__)
-_undone: deque[Callable[[], None]] = deque()
-_called = threading.Event()
 _name = "a worker"
 
 
@@ -49,6 +46,7 @@ def register(sender: Any = None, **kwargs: Any) -> None:
 
 @worker_ready.connect
 def start(**kwargs: Any) -> None:
+    undone.kept = True
     threading.Thread(target=_keep, name="keeper", daemon=True).start()
 
 
@@ -64,20 +62,14 @@ def leave(**kwargs: Any) -> None:
         logger.warning("The database was not told that this worker leaves: %s", str(error).strip())
 
 
-def see_to(undone: Callable[[], None]) -> None:
-    """Have this done by the thread, again and again until the database has answered."""
-    _undone.append(undone)
-    _called.set()
-
-
 def process_died(request: Request, error: BaseException) -> None:
     """A child process is gone with its task."""
     how = f"it called sys.exit({error})" if isinstance(error, SystemExit) else str(error).rstrip(".")
     reason = f"the process that ran it died: {how}"
     if request.name == RUN_TOGETHER:
-        see_to(lambda: _give_back_all(Process.child(request.worker_pid), reason))
+        undone.see_to(lambda: _give_back_all(Process.child(request.worker_pid), reason))
     else:
-        see_to(lambda: give_back(request.id, Process.id, reason))
+        undone.see_to(lambda: give_back(request.id, Process.id, reason))
 
 
 def _give_back_all(child: str, reason: str) -> None:
@@ -120,21 +112,17 @@ def lease() -> timedelta:
 
 def _keep() -> None:
     while True:
-        _called.wait(lease().total_seconds() / BEATS)
-        _called.clear()
+        undone.called.wait(lease().total_seconds() / BEATS)
+        undone.called.clear()
         try:
             with unforked():
                 _beat()
-                while _undone:
-                    _undone[0]()
-                    _undone.popleft()
+                undone.do()
         except Error as error:
             logger.warning("The keeper could not write: %s. It tries again in a moment.", str(error).strip())
             connection.close()
         except Exception:
             logger.exception("The keeper failed.")
-            if _undone:
-                _undone.popleft()
 
 
 def _beat() -> None:

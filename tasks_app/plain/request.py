@@ -10,6 +10,7 @@ from celery.worker.request import Request
 from tasks_app.plain import keeper
 from tasks_app.plain.ledger import RUN_TOGETHER
 from tasks_app.plain.task import records
+from tasks_app.plain.undone import undone
 
 
 class PlainRequest(Request):
@@ -25,7 +26,7 @@ class PlainRequest(Request):
         if soft:
             super().on_timeout(soft, timeout)
         else:
-            keeper.see_to(lambda: super(PlainRequest, self).on_timeout(soft, timeout))
+            undone.see_to(lambda: super(PlainRequest, self).on_timeout(soft, timeout))
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         error = exc_info.exception

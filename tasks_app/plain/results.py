@@ -82,8 +82,8 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
     ) -> None:
         """Store a result and, in the same transaction, what follows from it for a chord.
 
-        A database that cannot be reached for a minute ends this process, or is tried again by the worker's keeper: a
-        task that has succeeded is never said to have failed.
+        If the database cannot be reached for a minute, see `insist_or_end`: a task that has succeeded is never said to
+        have failed.
         """
         stored = store_result and not (request and request.ignore_result)
         if stored and not (request and request.chord):
