@@ -34,8 +34,14 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
 
     monkeypatch.setattr(insisting, "connection", Connection())
     monkeypatch.setattr(insisting, "INSIST_SECONDS", 0.1)
-    monkeypatch.setattr(insisting, "undone", Undone())
     return write
+
+
+@pytest.fixture
+def undone(monkeypatch: pytest.MonkeyPatch) -> Undone:
+    made = Undone()
+    monkeypatch.setattr(insisting, "undone", made)
+    return made
 
 
 def test_a_child_ends_so_that_its_task_runs_again(away: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,8 +54,8 @@ def test_a_child_ends_so_that_its_task_runs_again(away: Callable[[], bool], monk
         insist_or_end(away, "The result")
 
 
-def test_a_worker_with_threads_leaves_it_to_its_keeper(away: Callable[[], bool]) -> None:
-    insisting.undone.kept = True
+def test_a_worker_with_threads_leaves_it_to_its_keeper(away: Callable[[], bool], undone: Undone) -> None:
+    undone.kept = True
     back: list[bool] = []
     written = []
 
@@ -59,14 +65,15 @@ def test_a_worker_with_threads_leaves_it_to_its_keeper(away: Callable[[], bool])
 
     assert insist_or_end(write, "The result")
     with pytest.raises(OperationalError):
-        insisting.undone.do()
+        undone.do()
     back.append(True)
-    insisting.undone.do()
-    insisting.undone.do()
+    undone.do()
+    undone.do()
     assert written == [True]
 
 
-def test_elsewhere_the_error_is_the_callers(away: Callable[[], bool]) -> None:
+def test_elsewhere_the_error_is_the_callers(away: Callable[[], bool], undone: Undone) -> None:
+    assert not undone.kept
     with pytest.raises(OperationalError):
         insist_or_end(away, "The result")
 
