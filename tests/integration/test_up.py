@@ -97,15 +97,13 @@ def test_kill_any_process_and_it_is_said_and_started_again(part: str, killable: 
 
 
 def test_kill_the_valkey_server_and_work_goes_on(killable: Running) -> None:
-    """Whoever keeps it: after its keeper was killed, it may be one that a process has started which needed the broker."""
+    """Whoever keeps it: after its keeper was killed, a process that needed the broker may have started another."""
     folder = killable.system.folder / "broker"
 
     def servers() -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter(["name", "cmdline"]):
-            if "valkey-server" in process.info["name"] and str(folder) in " ".join(process.info["cmdline"] or ()):
-                found.append(process)
-        return found
+        everybody = psutil.process_iter(["name", "cmdline"])
+        named = [process for process in everybody if "valkey-server" in process.info["name"]]
+        return [process for process in named if str(folder) in " ".join(process.info["cmdline"] or ())]
 
     def said() -> int:
         logged = (folder / "log").read_text() if (folder / "log").exists() else ""
