@@ -18,9 +18,22 @@ def ask(system: System, code: str, timeout: float = 90) -> Any:
     return system.python(f"from tests.plain import *\nimport time\nanswer = None\n{code}", timeout)
 
 
+@pytest.fixture
+def at_work(working: System) -> System:
+    """A system with a worker that has nothing to do."""
+    ask(working, "until(lambda: not Call.objects.count())")
+    return working
+
+
+@pytest.fixture
+def idle(resting: System) -> System:
+    """A system without a worker, and without anything that waits for one."""
+    ask(resting, "Call.objects.all().delete(), TaskResult.objects.all().delete()")
+    return resting
+
+
 @pytest.fixture(scope="module", params=COLUMNS)
-def at_work(request: pytest.FixtureRequest, make_system: Any) -> Iterator[System]:
-    """A system with a worker."""
+def working(request: pytest.FixtureRequest, make_system: Any) -> Iterator[System]:
     system = make_system(request.param)
     with system.worker(*WORKER):
         yield system
@@ -28,8 +41,7 @@ def at_work(request: pytest.FixtureRequest, make_system: Any) -> Iterator[System
 
 
 @pytest.fixture(scope="module", params=COLUMNS)
-def idle(request: pytest.FixtureRequest, make_system: Any) -> Iterator[System]:
-    """A system without a worker."""
+def resting(request: pytest.FixtureRequest, make_system: Any) -> Iterator[System]:
     system = make_system(request.param)
     if "CELERY_BROKER_URL" in system.environment:
         yield system
