@@ -341,7 +341,7 @@ if CELERY_BROKER_URL.startswith("redis"):
         "socket_keepalive": True,
     }
 else:
-    CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "confirm_timeout": 5}
+    CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "confirm_timeout": 2}
 
 # --- Fetching pages ----------------------------------------------------------------------------------------------
 

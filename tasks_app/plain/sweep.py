@@ -73,14 +73,18 @@ def look_for_lost() -> None:
 
 
 def take_back() -> None:
-    """What workers had that are gone from this machine, or have not been heard of for a while."""
+    """What workers had that are gone from this machine, or have not been heard of for a while.
+
+    The calls are read before the workers: one that has just begun is among these whatever it has claimed since.
+    """
+    taken = list(Call.objects.exclude(worker="").values_list("task_id", "worker"))
     now, alive = timezone.now(), {Process.id}
     for other in Worker.objects.exclude(pk=Process.id):
         if other.seen_at < now - keeper.lease() or is_dead(other.pk):
             other.delete()
         else:
             alive.add(other.pk)
-    for task_id, worker in list(Call.objects.exclude(worker="").values_list("task_id", "worker")):
+    for task_id, worker in taken:
         if worker_of(worker) not in alive:
             keeper.give_back(task_id, worker, "the worker that ran it died")
 
