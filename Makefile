@@ -5,10 +5,10 @@ VENV := .venv
 RUN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup up demo test faults bench lint format lock clean
+.PHONY: help setup up demo test test-all faults bench lint format lock diagrams clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: $(VENV)/ready ## make .venv with every requirement, as locked
 
@@ -20,16 +20,17 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 	@touch $@
 
 up: setup ## run everything; Ctrl-C stops it
-	@$(RUN)/python manage.py up
+	@$(RUN)/python manage.py handbell up
 
 demo: setup ## run the workloads and check every outcome
 	@SECRET_KEY="$${SECRET_KEY:-$$($(RUN)/python -c 'import secrets; print(secrets.token_urlsafe(50))')}" \
 	  $(RUN)/python manage.py demo
 
-test: setup ## every test; those of tests/unit on PostgreSQL, too
-	@$(RUN)/python -m pytest -n 2 --dist loadgroup tests/integration tests/faults tests/e2e
-	@$(RUN)/python -m pytest tests/unit
-	@TEST_DATABASE=postgres $(RUN)/python -m pytest tests/unit
+test: setup ## the tests to run often: five minutes on two cores
+	@$(RUN)/python -m tests
+
+test-all: setup ## every test, with coverage: about twenty minutes on two cores
+	@$(RUN)/python -m tests all
 
 faults: setup ## the fault tests, for as long as FAULTS_SECONDS says (120)
 	@FAULTS_SECONDS=$${FAULTS_SECONDS:-120} $(RUN)/python -m pytest tests/faults --timeout=3600
@@ -55,5 +56,8 @@ lock: setup ## pin every requirement, with hashes, for Python 3.11 to 3.14
 	  $(RUN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --no-emit-index-url $$name.in -o $$name.txt; done
 
+diagrams: ## render the diagrams in docs/ (needs graphviz)
+	@dot -Tsvg docs/states.dot -o docs/states.svg
+
 clean: ## remove .venv and the caches, and keep var/
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist .coverage*

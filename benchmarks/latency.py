@@ -1,13 +1,15 @@
 """How long a person waits: for a result when nothing else is to do, and for a task to begin when the cores are busy."""
 
 import statistics
+from dataclasses import replace
 
+from benchmarks import plain_parts as parts
 from benchmarks.report import Report, Row
-from benchmarks.running import CORES, ask, systems
-from tasks_app.queues import CPU, HIGH, worker_options
+from benchmarks.running import CORES, TIMEOUT_SECONDS, systems
+from handbell.queues import worker_options
+from tasks_app.queues import CPU, HIGH
 from tests.system import System
 
-PARTS = "plain_parts"
 OPTIONS = ("--include=benchmarks.plain_parts", "--loglevel=WARNING")
 ITEMS = 1_000_000
 
@@ -23,19 +25,20 @@ def run(*, quick: bool) -> Report:
 
 
 def _idle(report: Report, system: System, on: str, calls: int) -> dict[str, float]:
-    ask(system, PARTS, "clear()")
+    system.call(parts.clear, timeout=TIMEOUT_SECONDS)
     with system.worker("-Q", "cpu", "-c", str(CORES), *OPTIONS):
-        times = ask(system, PARTS, f"idle({calls})")
+        times = system.call(parts.idle, calls, timeout=TIMEOUT_SECONDS)
     return _add(report, "idle: call to result", on, times)
 
 
 def _busy(report: Report, system: System, on: str, calls: int, tasks: int) -> dict[str, float]:
-    ask(system, PARTS, "clear()")
-    ask(system, PARTS, f"occupy({tasks}, {ITEMS})")
-    with system.worker(*worker_options(CPU, CORES), *OPTIONS), system.worker(*worker_options(HIGH, 4), *OPTIONS):
-        times = ask(system, PARTS, f"busy({calls})")
-        still = ask(system, PARTS, "still_busy()")
-    ask(system, PARTS, "purge()")
+    system.call(parts.clear, timeout=TIMEOUT_SECONDS)
+    system.call(parts.occupy, tasks, ITEMS, timeout=TIMEOUT_SECONDS)
+    cpu, high = worker_options(replace(CPU, concurrency=CORES)), worker_options(replace(HIGH, concurrency=4))
+    with system.worker(*cpu, *OPTIONS), system.worker(*high, *OPTIONS):
+        times = system.call(parts.busy, calls, timeout=TIMEOUT_SECONDS)
+        still = system.call(parts.still_busy)
+    system.call(parts.purge, timeout=TIMEOUT_SECONDS)
     return _add(report, "cores busy: call to start on high", on, times, exact=still)
 
 

@@ -1,17 +1,19 @@
 """Launches, side by side with a manager process that forks a worker process and with Pebble, and how late kills are."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import launch_parts
 from benchmarks.report import Report, Row
-from project.embedded import EmbeddedBroker
+from handbell.embedded.broker import EmbeddedBroker
 from tests.servers import Postgres
 from tests.system import System
 
-PARTS = "from benchmarks import launch_parts\n"
 WORKER = ("-Q", "isolated", "-c", "2", "--include=benchmarks.launch_parts", "--loglevel=WARNING")
 HANGING = 500
+TIMEOUT_SECONDS = 180.0
 
 
 def run(*, quick: bool) -> Report:
@@ -34,10 +36,12 @@ def run(*, quick: bool) -> Report:
 
 
 def _measure(report: Report, postgres: System, sqlite: System, size: int) -> None:
-    manager = _peer(report, postgres, "manager process forks worker process", "manager_and_worker", 600 // size, 1)
-    _peer(report, postgres, "the same, 8 managers at once", "manager_and_worker", 600 // size, 8)
-    _peer(report, postgres, "one fork after the other, no deadline", "one_fork", 600 // size)
-    pebble = _peer(report, postgres, "Pebble, max_tasks=1", "pebble", 60 // size + 5)
+    manager = _peer(
+        report, postgres, "manager process forks worker process", launch_parts.manager_and_worker, 600 // size, 1
+    )
+    _peer(report, postgres, "the same, 8 managers at once", launch_parts.manager_and_worker, 600 // size, 8)
+    _peer(report, postgres, "one fork after the other, no deadline", launch_parts.one_fork, 600 // size)
+    pebble = _peer(report, postgres, "Pebble, max_tasks=1", launch_parts.pebble, 60 // size + 5)
     ours = _launches(report, postgres, "PostgreSQL", 3_000 // size)
     on_sqlite = _launches(report, sqlite, "SQLite", 3_000 // size)
     late = _kills(report, postgres, HANGING // size)
@@ -50,29 +54,27 @@ def _measure(report: Report, postgres: System, sqlite: System, size: int) -> Non
     report.more["kill_lateness_ms"] = late
 
 
-def call(system: System, expression: str) -> Any:
-    return system.python(f"{PARTS}answer = launch_parts.{expression}", 180)
-
-
-def _peer(report: Report, system: System, what: str, name: str, count: int, *more: int) -> Row:
+def _peer(
+    report: Report, system: System, what: str, measure: Callable[..., dict[str, Any]], count: int, *more: int
+) -> Row:
     """In a process with Django loaded."""
-    arguments = ", ".join(map(str, (count, *more)))
-    found = call(system, f"{name}({arguments})")
+    found = system.call(measure, count, *more, timeout=TIMEOUT_SECONDS)
     return report.add(Row(what, "no ledger", count, found["seconds"], found["exact"], "smaller sample"))
 
 
 def _launches(report: Report, system: System, on: str, count: int) -> Row:
     """Enqueued in bulk, then run by one worker: claim, process, outcome written."""
     with system.worker(*WORKER):
-        enqueued, found = call(system, f"prefill({count}), launch_parts.outcome()")
+        enqueued = system.call(launch_parts.prefill, count, timeout=TIMEOUT_SECONDS)
+        found = system.call(launch_parts.outcome, timeout=TIMEOUT_SECONDS)
     report.add(Row("launch_many", on, count, enqueued, exact=True))
     return report.add(Row("launches that do nothing", on, count, found["seconds"], found["exact"]))
 
 
 def _kills(report: Report, system: System, count: int) -> dict[str, Any]:
-    system.environment["LAUNCH_CONCURRENCY"] = str(count)
+    system.environment["HANDBELL_LAUNCH_CONCURRENCY"] = str(count)
     with system.worker(*WORKER):
-        found: dict[str, Any] = call(system, f"kills({count})")
+        found: dict[str, Any] = system.call(launch_parts.kills, count, timeout=TIMEOUT_SECONDS)
     ok = found.pop("exact") and found["survivors"] == 0
     seconds = found["max"] / 1000
     note = f"{found.pop('at_once')} at the same time; every other one ignores TERM"

@@ -8,10 +8,10 @@ from typing import Any
 
 from django.db import connections
 
-from tasks_app.isolated import isolated_task, processes
-from tasks_app.models import Launch
+from handbell import Launch, isolated_task
+from handbell.isolated import procfs
 
-PATIENCE = 170.0
+WAIT_SECONDS = 170.0
 
 
 @isolated_task(timeout=60)
@@ -55,9 +55,9 @@ def kills(count: int) -> dict[str, Any]:
     rows: list[Any] = list(Launch.objects.values_list("status", "started_at", "finished_at", "timeout"))
     late = sorted(1000 * ((row[2] - row[1]).total_seconds() - row[3]) for row in rows)
     names = set(Launch.objects.values_list("supervisor", flat=True))
-    marked = [pid for pid in processes.everyone() if processes.mark_of(pid).partition(":")[0] in names]
-    (forker,) = [pid for pid in marked if not processes.mark_of(pid).partition(":")[2]]
-    left = {*marked, *processes.descendants(forker)} - {forker}
+    labels = {pid: label for pid in procfs.all_pids() if (label := procfs.label_of(pid)) and label.server in names}
+    (fork_server,) = [pid for pid, label in labels.items() if label.launch is None]
+    left = {*labels, *procfs.descendants_of(fork_server)} - {fork_server}
     at_once = max(sum(row[1] <= other[1] < row[2] for other in rows) for row in rows)
     return {
         "p50": round(late[len(late) // 2], 1),
@@ -70,7 +70,7 @@ def kills(count: int) -> dict[str, Any]:
 
 
 def _wait_until_all_are_over() -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT_SECONDS
     while Launch.objects.filter(status__in=["queued", "running"]).exists():
         if time.monotonic() > deadline:
             raise TimeoutError("A measurement did not come to its end.")

@@ -24,13 +24,9 @@ def run(*, quick: bool) -> Report:
         chunks = max((_chunks(report, postgres, 100_000 // size, chunk) for chunk in (200, 1_000)), key=_rate)
         with worker(postgres):
             # A machine is not equally fast all the time: what is compared is measured right before and right after.
-            limits = [
-                (_bare(report, postgres, 15, 100_000 // size), _pool(report, postgres, 15, 200_000 // size, 1_000))
-            ]
+            limits = [_limits(report, postgres, size)]
             fifteen = _job(report, postgres, POSTGRES, "map", 1_000_000 // size, 15)
-            limits += [
-                (_bare(report, postgres, 15, 100_000 // size), _pool(report, postgres, 15, 200_000 // size, 1_000))
-            ]
+            limits.append(_limits(report, postgres, size))
             small = [_bare(report, postgres, 5, 500_000 // size)]
             five = _job(report, postgres, POSTGRES, "map", 1_000_000 // size, 5)
             small += [_bare(report, postgres, 5, 500_000 // size)]
@@ -56,6 +52,7 @@ def run(*, quick: bool) -> Report:
 
 
 def _limits(report: Report, system: System, size: int) -> tuple[Row, Row]:
+    """What a job cannot exceed: the bare loop, and a pool that keeps nothing."""
     return _bare(report, system, 15, 100_000 // size), _pool(report, system, 15, 200_000 // size, 1_000)
 
 

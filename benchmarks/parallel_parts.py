@@ -11,8 +11,7 @@ from django.db.models import Max, Min
 from django_celery_results.models import TaskResult
 
 from benchmarks import peer
-from tasks_app.models import Job
-from tasks_app.parallel import over
+from handbell import Job, over
 from tasks_app.tasks import fibonacci
 
 fib = fibonacci.run
@@ -93,13 +92,15 @@ def with_joblib(n: int, count: int) -> dict[str, Any]:
 def job(kind: str, count: int, n: int = 0, **options: Any) -> dict[str, Any]:
     """Start a job, wait for it, and read every result again; `start` is what the caller waited."""
     started = time.perf_counter()
-    pipeline = over(range(count)).map(skewed) if kind == "skewed" else over(range(count)).map(fib_of, n)
-    if kind == "nap":
-        pipeline = over(range(count)).map(nap)
-    if kind == "reduce":
-        pipeline = pipeline.reduce(add)
-    if kind == "ids":
-        pipeline = over(iter(range(count))).map(fib_of, n)
+    match kind:
+        case "skewed":
+            pipeline = over(range(count)).map(skewed)
+        case "nap":
+            pipeline = over(range(count)).map(nap)
+        case "reduce":
+            pipeline = over(range(count)).map(fib_of, n).reduce(add)
+        case _:
+            pipeline = over(range(count)).map(fib_of, n)
     began = pipeline.start("cpu", **options)
     start = time.perf_counter() - started
     began.wait(3600)

@@ -1,4 +1,5 @@
-"""The peer: plain Celery, a task that increments a row, with results in the ORM; no code of the project's engine.
+"""The peer: plain Celery, a task that increments a row, with results in the ORM, and nothing of Handbell but the
+address of its embedded broker.
 
 `PEER_TUNED=yes` is Celery at its best: connections kept, 64 messages prefetched, events off.
 """
@@ -7,11 +8,14 @@ import os
 import time
 
 from celery import Celery
-from django.conf import settings
+
+from handbell.embedded.broker import embedded_broker
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
-app = Celery("peer", broker=settings.CELERY_BROKER_URL, backend="django-db")
+# Not the current app: what imports this module goes on with Handbell's.
+_broker_url = os.environ.get("CELERY_BROKER_URL") or embedded_broker().url
+app = Celery("peer", broker=_broker_url, backend="django-db", set_as_current=False)
 app.conf.update(
     task_default_queue="peer",
     task_ignore_result=False,

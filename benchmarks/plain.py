@@ -1,10 +1,11 @@
 """Plain tasks that do nothing, with their results in the ORM, side by side with plain Celery as it is and tuned."""
 
+from benchmarks import peer
+from benchmarks import plain_parts as parts
 from benchmarks.report import Report, Row
-from benchmarks.running import CORES, ask, peer_worker, systems
+from benchmarks.running import CORES, TIMEOUT_SECONDS, peer_worker, systems
 from tests.system import System
 
-PARTS = "plain_parts"
 WORKER = ("-Q", "cpu", "-c", str(CORES), "--include=benchmarks.plain_parts", "--loglevel=WARNING")
 
 
@@ -14,15 +15,15 @@ def run(*, quick: bool) -> Report:
     with systems() as (postgres, sqlite):
         default = _peer(report, postgres, 2_000 // size, tuned=False)
         tuned = [_peer(report, postgres, 6_000 // size, tuned=True)]
-        together = _ours(report, postgres, "PostgreSQL", "quick", 20_000 // size)
+        batched = _ours(report, postgres, "PostgreSQL", "quick", 20_000 // size)
         alone = _ours(report, postgres, "PostgreSQL", "nothing", 6_000 // size)
         tuned.append(_peer(report, postgres, 6_000 // size, tuned=True))
         on_sqlite = _ours(report, sqlite, "SQLite", "quick", 20_000 // size)
         _ours(report, sqlite, "SQLite", "nothing", 6_000 // size)
     best = max(row.rate for row in tuned)
     report.ratios = {
-        "vs_celery_default": together.rate / default.rate,
-        "vs_celery_tuned": together.rate / best,
+        "vs_celery_default": batched.rate / default.rate,
+        "vs_celery_tuned": batched.rate / best,
         "one_message_each_vs_celery_default": alone.rate / default.rate,
         "one_message_each_vs_celery_tuned": alone.rate / best,
         "sqlite_vs_celery_default": on_sqlite.rate / default.rate,
@@ -32,19 +33,19 @@ def run(*, quick: bool) -> Report:
 
 def _peer(report: Report, system: System, count: int, *, tuned: bool) -> Row:
     said = "tuned" if tuned else "default"
-    ask(system, PARTS, "clear()")
-    seconds = ask(system, "peer", f"enqueue({count})")
+    system.call(parts.clear, timeout=TIMEOUT_SECONDS)
+    seconds = system.call(peer.enqueue, count, timeout=TIMEOUT_SECONDS)
     report.add(Row(f"plain Celery, {said}: calls", "PostgreSQL", count, seconds, exact=True))
     with peer_worker(system, tuned=tuned):
-        found = ask(system, PARTS, f"outcome({count})")
+        found = system.call(parts.outcome, count, timeout=TIMEOUT_SECONDS)
     return report.add(Row(f"plain Celery, {said}", "PostgreSQL", count, found["seconds"], found["exact"]))
 
 
 def _ours(report: Report, system: System, on: str, task: str, count: int) -> Row:
     """Called beforehand, then run by a worker with a process per core, which prefetches as the tuned peer does."""
     how = "100 to a claim" if task == "quick" else "one message each"
-    seconds = ask(system, PARTS, f"enqueue({count}, {task!r})")
+    seconds = system.call(parts.enqueue, count, task, timeout=TIMEOUT_SECONDS)
     report.add(Row(f"plain tasks, {how}: calls", on, count, seconds, exact=True))
     with system.worker(*WORKER, "--prefetch-multiplier=64"):
-        found = ask(system, PARTS, f"outcome({count})")
+        found = system.call(parts.outcome, count, timeout=TIMEOUT_SECONDS)
     return report.add(Row(f"plain tasks, {how}", on, count, found["seconds"], found["exact"]))

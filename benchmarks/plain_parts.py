@@ -8,8 +8,8 @@ from django.db import connection, transaction
 from django.db.models import Max, Min
 from django_celery_results.models import TaskResult
 
-from tasks_app.models import Call, Job
-from tasks_app.parallel import over
+from handbell import Job, over
+from handbell.models import Call
 from tasks_app.queues import CPU
 from tasks_app.tasks import fibonacci
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import psutil
 
-from project.embedded import EmbeddedBroker
+from handbell.embedded.broker import EmbeddedBroker
 from tests.servers import Postgres
 from tests.system import Running, System
 
 CORES = 2
+TIMEOUT_SECONDS = 3600.0  # for a function that a measured system runs
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def systems() -> Iterator[tuple[System, System]]:
         yield made
 
 
-def ask(system: System, parts: str, expression: str, timeout: float = 3600) -> Any:
+def ask(system: System, parts: str, expression: str, timeout: float = TIMEOUT_SECONDS) -> Any:
     """The value of `expression`, a call of a function in the module `benchmarks.PARTS`, in a process of its own."""
     return system.python(f"from benchmarks import {parts}\nanswer = {parts}.{expression}", timeout)
 

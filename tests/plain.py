@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from celery import Task, chain, chord, current_app, group, shared_task  # noqa: F401  (for the scripts of the tests)
-from celery.result import AsyncResult  # noqa: F401
+from celery import Task, current_app, group, shared_task
+from celery.result import AsyncResult
 from django.db import connection, transaction
-from django_celery_results.models import ChordCounter, TaskResult  # type: ignore[attr-defined]  # noqa: F401
+from django_celery_results.models import TaskResult
 
-from tasks_app.models import Call, Worker  # noqa: F401
-from tasks_app.plain.message import Message
+from handbell.models import Call
+from handbell.plain.message import Message
+
+SECONDS = 100  # what anything may take on a machine that is busy with something else
+WORKER = ("-Q", "cpu", "-c", "2", "--include=tests.plain")  # the options of a worker for them
 
 
 def note(path: str, line: object) -> None:
@@ -22,11 +25,11 @@ def note(path: str, line: object) -> None:
         file.write(f"{line}\n")
 
 
-def lines(path: str) -> list[str]:
+def lines(path: str | Path) -> list[str]:
     return Path(path).read_text().split() if Path(path).exists() else []
 
 
-def until(condition: Callable[[], Any], seconds: float = 40) -> Any:
+def until(condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "not in time"
@@ -34,7 +37,51 @@ def until(condition: Callable[[], Any], seconds: float = 40) -> Any:
     return found
 
 
-def again(task_ids: Sequence[str], times: int = 1) -> Callable[[], None]:
+# --- What tests ask of a system, each in a process of its own (`system.call`) ----------------------------------------
+
+
+def call_take(seconds: float, path: str = "", value: Any = None, task_id: str | None = None) -> str:
+    """Call `take`; the id."""
+    return take.apply_async((seconds, path, value), task_id=task_id).id
+
+
+def call_take_many(seconds: Sequence[float], path: str = "") -> None:
+    """Call `take` for each of these times, in one transaction; each leaves lines with its place."""
+    with transaction.atomic():
+        group(take.s(time, path, number) for number, time in enumerate(seconds)).delay()
+
+
+def sum_of(x: int, y: int) -> int:
+    """Call `add` and wait: that the system works."""
+    return add.delay(x, y).get(timeout=SECONDS)
+
+
+def result_of(task_id: str) -> Any:
+    return AsyncResult(task_id).get(timeout=SECONDS)
+
+
+def state_of(task_id: str) -> str:
+    return AsyncResult(task_id).state
+
+
+def results_with(status: str) -> int:
+    """How many tasks are in this state."""
+    return TaskResult.objects.filter(status=status).count()
+
+
+def wait_for_successes(count: int) -> None:
+    until(lambda: results_with("SUCCESS") == count)
+
+
+def calls_left() -> int:
+    return Call.objects.count()
+
+
+def wait_for_no_calls() -> None:
+    until(lambda: not Call.objects.exists())
+
+
+def doubles(task_ids: Sequence[str], times: int = 1) -> Callable[[], None]:
     """Publishes messages of these calls, as a broker may deliver them a second time, after they have ended, too."""
     rows = Call.objects.filter(task_id__in=task_ids)
     messages = [Message.from_json(text) for text in rows.values_list("message", flat=True)]
@@ -45,6 +92,9 @@ def again(task_ids: Sequence[str], times: int = 1) -> Callable[[], None]:
                 message.publish(current_app, producer)
 
     return publish
+
+
+# --- The tasks --------------------------------------------------------------------------------------------------------
 
 
 @shared_task(queue="cpu")
@@ -101,7 +151,7 @@ def die(path: str, times: int = 1, number: int = signal.SIGKILL) -> str:
     return "alive"
 
 
-@shared_task(queue="cpu", max_deaths=1)  # type: ignore[call-overload]
+@shared_task(queue="cpu", max_crashes=1)  # type: ignore[call-overload]
 def die_once_and_for_all(path: str) -> None:
     note(path, os.getpid())
     os._exit(3)
@@ -160,6 +210,14 @@ def halfway(self: Task[..., Any], seconds: float) -> str:
     self.update_state(state="HALFWAY", meta={"done": 0.5})
     time.sleep(seconds)
     return "done"
+
+
+@shared_task(queue="cpu", bind=True)
+def says_started(self: Task[..., Any]) -> list[Any]:
+    """Uses Celery's own word for a state of its own."""
+    self.update_state(state="STARTED", meta={"done": 0.5})
+    result = self.AsyncResult(str(self.request.id))
+    return [result.state, result.info]
 
 
 @shared_task(queue="cpu")

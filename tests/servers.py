@@ -12,7 +12,6 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -78,10 +77,13 @@ class Postgres:
 
     def restart(self) -> None:
         """As after a power cut: every connection and every open transaction is gone."""
-        with suppress(psutil.Error):
-            for process in self.processes[:1]:
-                process.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
-                process.wait(10)
+        processes = self.processes
+        processes[0].send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+        # It does not start again as long as one of them is left, which shares its memory.
+        _, left = psutil.wait_procs(processes, 60)
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left)
         self._server.ensure_postgres_running()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""A warm shell of one system: the project is loaded once, and each piece of code runs in a fork of its own.
+"""A shell of one system: the project is loaded once, and each function runs in a fork of its own.
 
 A new `manage.py shell` for each question takes more than a second of a processor, and tests ask many.
 """
@@ -11,8 +11,12 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+MARK = "ANSWER"  # before what a function returned
 
 
 class Shell:
@@ -32,17 +36,17 @@ class Shell:
         )
         self._say(environment)
 
-    def run(self, code: str, timeout: float) -> tuple[int, str]:
-        """Run `code`: its exit code, and what it has printed.
+    def run(self, request: dict[str, Any], timeout: float) -> tuple[int, str]:
+        """Run a function ({"module", "name", "args"}) or some code ({"code"}): the exit code, and what it has printed.
 
         Raises:
             subprocess.TimeoutExpired: it took longer than `timeout` seconds, and was killed, as is the shell.
         """
         assert self._process.stdout is not None
-        self._say(code)
+        self._say(request)
         if not select.select([self._process.stdout], [], [], timeout)[0]:
             self.end()
-            raise subprocess.TimeoutExpired(code, timeout)
+            raise subprocess.TimeoutExpired(str(request), timeout)
         done: tuple[int, str] = tuple(json.loads(self._process.stdout.readline()))
         return done
 
@@ -66,27 +70,36 @@ def main() -> None:
     import django  # noqa: PLC0415  (needs the settings)
 
     django.setup()
-    for request in requests:
-        replies.write(json.dumps(in_a_fork(json.loads(request))) + "\n")
+    for line in requests:
+        request = json.loads(line)
+        if "module" in request:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                import_module(request["module"])  # once, for all forks
+        replies.write(json.dumps(in_a_fork(request)) + "\n")
 
 
-def in_a_fork(code: str) -> tuple[int, str]:
+def in_a_fork(request: dict[str, Any]) -> tuple[int, str]:
     with tempfile.TemporaryFile("w+") as output:
         pid = os.fork()
         if pid == 0:
-            run(code, output.fileno())
+            run(request, output.fileno())
         _, status = os.waitpid(pid, 0)
         output.seek(0)
         return os.waitstatus_to_exitcode(status), output.read()
 
 
-def run(code: str, output: int) -> None:
+def run(request: dict[str, Any], output: int) -> None:
     result = 1
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        exec(code, {"__name__": "__main__"})
+        if "code" in request:
+            exec(request["code"], {"__name__": "__main__"})
+        else:
+            answer = getattr(import_module(request["module"]), request["name"])(*request["args"])
+            print(MARK, json.dumps(answer))
         result = 0
     except BaseException:  # whatever it is, it is printed for who has asked
         traceback.print_exc()

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import psutil
 
 from tests.servers import wait_for
-from tests.shell import Shell
+from tests.shell import MARK, Shell
 
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE = [sys.executable, str(ROOT / "manage.py")]
@@ -30,7 +30,7 @@ class System:
     @property
     def env(self) -> dict[str, str]:
         inherited = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "SECRET_KEY"}}
-        return {**inherited, "VAR_DIR": str(self.folder), **self.environment}
+        return {**inherited, "HANDBELL_DATA_DIR": str(self.folder), **self.environment}
 
     def manage(self, *arguments: str, timeout: float = 60, **environment: str) -> "subprocess.CompletedProcess[str]":
         """`manage.py ARGUMENTS`, to its end."""
@@ -44,14 +44,22 @@ class System:
             stdin=subprocess.DEVNULL,
         )
 
+    def call(self, function: Callable[..., Any], *args: Any, timeout: float = 150) -> Any:
+        """Call a function of a test's module in this system, in a process of its own; what it returned, as JSON."""
+        request = {"module": function.__module__, "name": function.__name__, "args": args}
+        return self._ask(request, timeout)
+
     def python(self, code: str, timeout: float = 60) -> Any:
         """Run `code` in the project's shell, in a process of its own; what it left in `answer`."""
+        return self._ask({"code": f"{code}\nimport json; print('{MARK}', json.dumps(answer))"}, timeout)
+
+    def _ask(self, request: dict[str, Any], timeout: float) -> Any:
         if System._shell is None or System._shell.environment != self.env or not System._shell.alive():
             self.end_shell()
             System._shell = Shell(self.env)
-        returncode, output = System._shell.run(f"{code}\nimport json; print('ANSWER', json.dumps(answer))", timeout)
+        returncode, output = System._shell.run(request, timeout)
         assert returncode == 0, output
-        return json.loads(output.rpartition("ANSWER ")[2])
+        return json.loads(output.rpartition(f"{MARK} ")[2])
 
     @staticmethod
     def end_shell() -> None:
@@ -69,8 +77,8 @@ class System:
 
     @contextmanager
     def up(self, *options: str) -> Iterator["Running"]:
-        """`manage.py up OPTIONS`, until it says that it is ready, for as long as the block takes."""
-        with self.process("up", "--port=0", "--flower-port=0", *options) as up:
+        """`manage.py handbell up OPTIONS`, until it says that it is ready, for as long as the block takes."""
+        with self.process("handbell", "up", "--port=0", "--flower-port=0", *options) as up:
             wait_for(lambda: "ready:" in up.output() or not up.alive(), "up is ready", 60)
             assert up.alive(), up.output()
             yield up
@@ -158,7 +166,7 @@ def left_running(folder: Path) -> list[str]:
         try:
             line = " ".join(process.cmdline())
             if process.status() != psutil.STATUS_ZOMBIE and (
-                str(folder) in line or process.environ().get("VAR_DIR") == str(folder)
+                str(folder) in line or process.environ().get("HANDBELL_DATA_DIR") == str(folder)
             ):
                 found.append(line)
         except psutil.Error:

@@ -1,64 +1,37 @@
-"""How values look in the admin: states, task names, times, data and traces."""
+"""How values look in this project's admin pages: times, data, and links to the results of tasks."""
 
 import json
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
 
-LONGEST_TEXT = 20_000
-LONGEST_LINE = 100
 NOTHING = "—"
-
-
-def state(word: str) -> SafeString:
-    return format_html('<span class="task-state {}">{}</span>', word, word.replace("_", " "))
-
-
-def task_name(name: str | None) -> str:
-    """The function's name, after its module's in a quieter colour."""
-    if not name:
-        return NOTHING
-    module, dot, function = name.rpartition(".")
-    return format_html('<span class="task-name"><span>{}{}</span>{}</span>', module, dot, function)
-
-
-def code(text: str | None) -> str:
-    return format_html("<code>{}</code>", text) if text else NOTHING
-
-
-def block(text: str | None) -> str:
-    """Text as it is, in a frame of its own; a very long one is cut, and says so."""
-    if not text:
-        return NOTHING
-    more = len(text) - LONGEST_TEXT
-    if more > 0:
-        text = f"{text[:LONGEST_TEXT]}\n… and {more:,} characters more"
-    return format_html('<pre class="data" tabindex="0">{}</pre>', text)
-
-
-def data(value: Any) -> str:
-    """A JSON value: on one line if it fits, over several otherwise."""
-    if isinstance(value, str):
-        return block(value)
-    line = json.dumps(value, ensure_ascii=False)
-    return block(line if len(line) <= LONGEST_LINE else json.dumps(value, ensure_ascii=False, indent=2))
-
-
-def duration(time: timedelta) -> str:
-    """A length of time in the two largest units that say something."""
-    seconds = max(time.total_seconds(), 0.0)
-    if seconds < 1:
-        return f"{round(seconds * 1000)} ms"
-    if seconds < 60:
-        return f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+MAX_LINE_CHARACTERS = 100
+MAX_SHOWN_TASKS = 50
 
 
 def moment(time: datetime | None) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else NOTHING
+
+
+def data(value: Any) -> str:
+    """A JSON value: on one line if it fits, over several otherwise."""
+    line = json.dumps(value, ensure_ascii=False)
+    text = line if len(line) <= MAX_LINE_CHARACTERS else json.dumps(value, ensure_ascii=False, indent=2)
+    return format_html('<pre class="data" tabindex="0">{}</pre>', text)
+
+
+def task_links(ids: Sequence[str]) -> str:
+    """The ids of tasks, each leading to its result; of very many, the first."""
+    if not ids:
+        return NOTHING
+    results = reverse("admin:django_celery_results_taskresult_changelist")
+    links = format_html_join(
+        " ", '<a href="{}?{}">{}</a>', ((results, urlencode({"q": task}), task) for task in ids[:MAX_SHOWN_TASKS])
+    )
+    more = f"… and {len(ids) - MAX_SHOWN_TASKS:,} more" if len(ids) > MAX_SHOWN_TASKS else ""
+    return format_html('<div class="task-ids">{} {}</div>', links, more)

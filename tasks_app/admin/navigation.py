@@ -9,16 +9,16 @@ from django.urls import reverse
 GROUPS = {
     "Work": (
         ("Task results", "task_alt", "django_celery_results", "taskresult", "What became of every task, and why"),
-        ("Operations", "reorder", "tasks_app", "operation", "What became of every call of a serial task, and why"),
+        ("Operations", "reorder", "handbell", "operation", "What became of every call of a serial task, and why"),
         (
             "Jobs",
             "grid_view",
-            "tasks_app",
+            "handbell",
             "job",
             "How far each job is, and what failed; pause, cancel, retry",
         ),
-        ("Lanes", "view_stream", "tasks_app", "lane", "How many operations wait, and for how long; pause and resume"),
-        ("Launches", "rocket_launch", "tasks_app", "launch", "Code in processes of its own: how each ended, and why"),
+        ("Lanes", "view_stream", "handbell", "lane", "How many operations wait, and for how long; pause and resume"),
+        ("Launches", "rocket_launch", "handbell", "launch", "Code in processes of its own: how each ended, and why"),
         ("Group results", "account_tree", "django_celery_results", "groupresult", "Groups of tasks that were saved"),
         ("Runs", "play_circle", "tasks_app", "run", "Who started which workload, and the tasks it became"),
     ),

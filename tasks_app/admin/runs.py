@@ -7,9 +7,8 @@ from django.db import connection
 from django.db.models import F, Func, IntegerField, QuerySet
 from django.http import HttpRequest
 
+from handbell import ReadOnlyAdmin
 from tasks_app.admin import display
-from tasks_app.admin.base import ReadOnlyAdmin
-from tasks_app.admin.links import tasks
 from tasks_app.models import Run
 from tasks_app.workloads import WORKLOADS
 
@@ -62,4 +61,4 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Tasks")
     def became(self, run: Run) -> str:
-        return tasks(run.task_ids)
+        return display.task_links(run.task_ids)

@@ -1,5 +1,7 @@
 """The system a command works against: the one that runs, or one started for as long as the command takes."""
 
+import io
+import json
 import signal
 import subprocess
 import sys
@@ -7,21 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from celery import current_app
 from django.conf import settings
-from kombu.exceptions import OperationalError
-
-from tasks_app.children import describe_exit, die_with_parent
-from tasks_app.errors import TasksAppError
-from tasks_app.management.processes import environment
-from tasks_app.management.running import Running, running_system
+from django.core.management import call_command
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 15.0
+POLL_SECONDS = 0.2
 
 
-class SystemUnavailable(TasksAppError):
+class SystemUnavailable(Exception):
     """The system did not start, or it runs without the parts that are needed."""
 
 
@@ -32,11 +30,12 @@ def system(url: str | None, say: Callable[[str], None]) -> Iterator[str]:
     Raises:
         SystemUnavailable: it did not get ready, or has no web server.
     """
-    if running_system() is not None:
-        running = _wait_until_ready(None, None)
-        say(f"Using the system that is running (process {running.pid}).")
+    found = status()
+    if found["up"] is not None:
+        running = _wait_for_running()
+        say(f"Using the system that is running (process {running['pid']}).")
         yield _address(running, url)
-    elif url is not None and _workers_answer():
+    elif url is not None and found["workers"]:
         say("Using the workers that answer on the broker.")
         yield url
     else:
@@ -44,24 +43,31 @@ def system(url: str | None, say: Callable[[str], None]) -> Iterator[str]:
             yield _address(running, url)
 
 
+def status() -> dict[str, Any]:
+    """What `manage.py handbell status --json` says."""
+    said = io.StringIO()
+    call_command("handbell", "status", "--json", stdout=said)
+    found: dict[str, Any] = json.loads(said.getvalue())
+    return found
+
+
 @contextmanager
-def _started(say: Callable[[str], None]) -> Iterator[Running]:
-    log = settings.VAR_DIR / "demo.log"
+def _started(say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    log = settings.HANDBELL_DATA_DIR / "demo.log"
     say(f"Starting the system (its output goes to {log}) …")
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # stop what was started, too
-    options = ["--port=0", "--no-flower", "--workers=w1,w2", "--no-admin"]
+    options = ["--port=0", "--no-flower", "--workers=w1,w2", "--no-admin", "--stop-with-parent"]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, str(settings.BASE_DIR / "manage.py"), "up", *options],
+            [sys.executable, str(settings.BASE_DIR / "manage.py"), "handbell", "up", *options],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment({}),
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
     try:
-        yield _wait_until_ready(process, log)
+        _wait_for_start(process, log)
+        yield status()["up"]
     finally:
         say("Stopping the system …")
         process.terminate()
@@ -71,29 +77,30 @@ def _started(say: Callable[[str], None]) -> Iterator[Running]:
             process.kill()
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes] | None", log: Path | None) -> Running:
+def _wait_for_start(process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while " ready: " not in log.read_text():
+        if process.poll() is not None:
+            last = " ".join(log.read_text().strip().splitlines()[-1:])
+            raise SystemUnavailable(f"The system ended at once, with exit code {process.returncode}: {last}")
+        if time.monotonic() > deadline:
+            raise SystemUnavailable(f"The system was not ready within {READY_SECONDS:.0f} s. Look into {log}.")
+        time.sleep(POLL_SECONDS)
+
+
+def _wait_for_running() -> dict[str, Any]:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        running = running_system()
-        if running is not None and running.ready:
-            return running
-        if process is not None and process.poll() is not None:
-            last = log.read_text().strip().splitlines()[-1:] if log else []
-            raise SystemUnavailable(f"The system ended with {describe_exit(process.returncode)}: {' '.join(last)}")
-        if process is None and running is None:
+        running: dict[str, Any] | None = status()["up"]
+        if running is None:
             raise SystemUnavailable("The system that was running has stopped. Try again.")
-        time.sleep(0.1)
-    raise SystemUnavailable(f"The system was not ready within {READY_SECONDS:.0f} s. Look into {log or 'its output'}.")
+        if running["ready"]:
+            return running
+        time.sleep(POLL_SECONDS)
+    raise SystemUnavailable(f"The system was not ready within {READY_SECONDS:.0f} s. Look into its output.")
 
 
-def _address(running: Running, url: str | None) -> str:
-    if url or running.web:
-        return url or str(running.web)
+def _address(running: dict[str, Any], url: str | None) -> str:
+    if url or running["web"]:
+        return url or str(running["web"])
     raise SystemUnavailable("The running system has no web server (--no-web). Say where one answers with --url.")
-
-
-def _workers_answer() -> bool:
-    try:
-        return bool(current_app.control.ping(timeout=1))
-    except (OperationalError, OSError):
-        return False

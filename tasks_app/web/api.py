@@ -9,7 +9,7 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
-from tasks_app import states
+from handbell import states
 
 READ = "django_celery_results.view_taskresult"
 UNKNOWN = "unknown"

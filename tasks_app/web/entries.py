@@ -10,10 +10,8 @@ from django.views.decorators.http import require_GET
 from django_celery_results.models import TaskResult
 from kombu.exceptions import OperationalError
 
-from tasks_app import states
-from tasks_app.errors import BrokerUnavailable
+from handbell import BrokerUnavailable, require_broker, states
 from tasks_app.models import Entry
-from tasks_app.plain.broker import require_broker
 from tasks_app.workloads.visits import visit
 
 READ = "tasks_app.view_entry"

@@ -12,9 +12,8 @@ from django.views.decorators.http import require_GET, require_POST
 from django_htmx.middleware import HtmxDetails
 from kombu.exceptions import OperationalError
 
-from tasks_app.errors import BrokerUnavailable
+from handbell import BrokerUnavailable, require_broker
 from tasks_app.models import Entry, Run
-from tasks_app.plain.broker import require_broker
 from tasks_app.queues import QUEUES
 from tasks_app.web.forms import FORMS, WorkloadForm
 from tasks_app.workloads import WORKLOADS, Workload

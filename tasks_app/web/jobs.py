@@ -1,4 +1,4 @@
-"""A job's page: how far it is, the sizes its chunks took, what failed; live, with the handles to steer it."""
+"""The pages of jobs: the list, and each job live, with buttons that pause, resume, cancel or retry it."""
 
 import math
 from collections.abc import Callable
@@ -12,15 +12,14 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from tasks_app import states
-from tasks_app.errors import JobRefused
-from tasks_app.models import Job
+from handbell import Job, JobRefused, states
 
-WATCH = "tasks_app.view_job"
-STEER = "tasks_app.change_job"
-PER_PAGE = 50
-PLOTTED, SHOWN_FAILURES = 1_000, 10
-WIDTH, HEIGHT = 1000, 160
+VIEW_JOB = "handbell.view_job"
+CHANGE_JOB = "handbell.change_job"
+JOBS_PER_PAGE = 50
+MAX_PLOTTED_CHUNKS = 1_000
+MAX_SHOWN_FAILURES = MAX_SHOWN_CHILDREN = 10
+PLOT_WIDTH, PLOT_HEIGHT = 1000, 160  # in the units of the picture
 ACTIONS: dict[str, Callable[[Job], None]] = {
     "pause": Job.pause,
     "resume": Job.resume,
@@ -29,32 +28,32 @@ ACTIONS: dict[str, Callable[[Job], None]] = {
 }
 
 
-def watching(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """A page that is read by whoever may see jobs, and shows what is so now."""
-    return require_GET(login_required(permission_required(WATCH, raise_exception=True)(never_cache(view))))
+def for_viewers(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """A page for those who may view jobs; nothing between it and them keeps a copy."""
+    return require_GET(login_required(permission_required(VIEW_JOB, raise_exception=True)(never_cache(view))))
 
 
-@watching
+@for_viewers
 def jobs(request: HttpRequest) -> HttpResponse:
     name = request.GET.get("name", "").replace("\0", "").strip()
     found = Job.objects.filter(name__icontains=name) if name else Job.objects.all()
-    page = Paginator(found.defer("value_json", "stages", "error"), PER_PAGE).get_page(request.GET.get("page"))
+    page = Paginator(found.defer("value_json", "stages", "error"), JOBS_PER_PAGE).get_page(request.GET.get("page"))
     return render(request, "jobs.html", {"page": page, "name": name})
 
 
-@watching
+@for_viewers
 def job(request: HttpRequest, pk: int) -> HttpResponse:
-    return render(request, "job.html", shown(request, pk))
+    return render(request, "job.html", job_context(request, pk))
 
 
-@watching
+@for_viewers
 def progress(request: HttpRequest, pk: int) -> HttpResponse:
-    return render(request, "fragments/job.html", shown(request, pk))
+    return render(request, "fragments/job.html", job_context(request, pk))
 
 
 @require_POST
 @login_required
-@permission_required(STEER, raise_exception=True)
+@permission_required(CHANGE_JOB, raise_exception=True)
 def steer(request: HttpRequest, pk: int, action: str) -> HttpResponse:
     if action not in ACTIONS:
         raise Http404(action)
@@ -65,37 +64,37 @@ def steer(request: HttpRequest, pk: int, action: str) -> HttpResponse:
     return redirect("job", pk)
 
 
-def shown(request: HttpRequest, pk: int) -> dict[str, Any]:
+def job_context(request: HttpRequest, pk: int) -> dict[str, Any]:
+    """What the templates of a job's page need."""
     found = get_object_or_404(Job.objects.select_related("parent"), pk=pk)
     active = not found.finished
     actions = [
         ("pause", "Pause", active and not found.paused),
         ("resume", "Resume", active and found.paused),
         ("cancel", "Cancel", active),
-        ("retry", "Retry what failed", found.status == states.FAILED and found.failed > 0),
+        ("retry", "Retry failed items", found.status == states.FAILED and found.failed > 0),
     ]
     return {
         "job": found,
-        "state": "paused" if found.paused and active else found.status,
-        "failures": list(found.failure_rows.all()[:SHOWN_FAILURES]),
-        "chunks": plot(found),
-        "children": found.children.all()[:SHOWN_FAILURES],
+        "failures": list(found.failure_rows.all()[:MAX_SHOWN_FAILURES]),
+        "chunks": plot_chunks(found),
+        "children": found.children.all()[:MAX_SHOWN_CHILDREN],
         "actions": [(name, label) for name, label, possible in actions if possible],
-        "may_steer": request.user.has_perm(STEER),
+        "may_steer": request.user.has_perm(CHANGE_JOB),
     }
 
 
-def plot(job: Job) -> dict[str, Any]:
-    """The sizes of the latest chunks in the order they began, by a logarithmic scale, as points of a picture."""
+def plot_chunks(job: Job) -> dict[str, Any]:
+    """The sizes of the latest chunks, in the order in which they began, as points on a logarithmic scale."""
     rows = job.chunks.exclude(started_at=None).order_by("-started_at", "-first").values_list("count", "seconds")
-    sizes = list(rows[:PLOTTED])[::-1]
+    sizes = list(rows[:MAX_PLOTTED_CHUNKS])[::-1]
     if not sizes:
         return {}
     largest = max(count for count, _ in sizes)
     top = math.log10(largest) or 1.0
-    step = WIDTH / max(1, len(sizes) - 1)
+    step = PLOT_WIDTH / max(1, len(sizes) - 1)
     points = [
-        (round(number * step, 1), round(HEIGHT - HEIGHT * math.log10(count) / top, 1))
+        (round(number * step, 1), round(PLOT_HEIGHT - PLOT_HEIGHT * math.log10(count) / top, 1))
         for number, (count, _) in enumerate(sizes)
     ]
     times = sorted(seconds for _, seconds in sizes if seconds is not None)
@@ -106,6 +105,6 @@ def plot(job: Job) -> dict[str, Any]:
         "smallest": min(count for count, _ in sizes),
         "largest": largest,
         "median_seconds": times[len(times) // 2] if times else None,
-        "width": WIDTH,
-        "height": HEIGHT,
+        "width": PLOT_WIDTH,
+        "height": PLOT_HEIGHT,
     }

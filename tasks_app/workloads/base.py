@@ -15,7 +15,7 @@ from django.db import connections
 from django.db.models import Count, QuerySet
 from django_celery_results.models import TaskResult
 
-from tasks_app import states
+from handbell import states
 from tasks_app.models import Run
 
 SLICE = 10_000  # ids in one query; SQLite takes up to 250,000 parameters, PostgreSQL 65,535

@@ -1,23 +1,25 @@
-"""The three lists again, as jobs: a doorbell each, however many items there are."""
+"""The three lists of the other workloads as three jobs: one message each, however many items there are."""
 
 from typing import Any
 
 from django.contrib.auth.models import User
 
-from tasks_app import states
-from tasks_app.models import Job, Run, Score
+from handbell import Job, states
+from tasks_app.models import Run, Score
 from tasks_app.tasks import collatz_steps, fibonacci_job, scores_job, words_job
 from tasks_app.workloads.base import Progress, Verdict, Workload
 from tasks_app.workloads.fibonacci import numbers_up_to
 
-JOBS = 3
+JOB_COUNT = 3
 WORDS = ["the", "if", "return", "object"]
 
 
 class Jobs(Workload):
     slug = "jobs"
     title = "Parallel jobs"
-    summary = "The same lists as jobs: idle processes take chunks that fit, and every result is kept, saved or folded."
+    summary = (
+        "The same lists as jobs: idle processes take chunks of a fitting size; every result is kept, saved or reduced."
+    )
     demo = {"n": 20, "count": 50_000, "ids": 5_000}
 
     def start(self, inputs: dict[str, Any], user: User | None = None) -> Run:
@@ -36,14 +38,14 @@ class Jobs(Workload):
 
     def progress(self, run: Run) -> Progress:
         jobs, total = self.jobs(run), self.total(run)
-        over = all(job.finished for job in jobs)
+        finished = all(job.finished for job in jobs)
         succeeded, failed = sum(job.succeeded for job in jobs), sum(job.failed for job in jobs)
         return Progress(
             total=total,
-            running=0 if over else sum(job.claimed - job.done for job in jobs if job.status == states.RUNNING),
+            running=0 if finished else sum(job.claimed - job.done for job in jobs if job.status == states.RUNNING),
             succeeded=succeeded,
             failed=failed,
-            cancelled=total - succeeded - failed if over else 0,
+            cancelled=total - succeeded - failed if finished else 0,
         )
 
     def judge(self, run: Run) -> Verdict:
@@ -52,7 +54,7 @@ class Jobs(Workload):
             if job.status != states.SUCCEEDED:
                 failure = next(job.failures(), {"error": job.error})
                 return Verdict(False, f"{job.name}: {job.status}, {job.failed:,} failed: {failure['error']}")
-        if len(jobs) != JOBS:
+        if len(jobs) != JOB_COUNT:
             return Verdict(False, "A job has been deleted.")
         words, _, numbers = jobs
         n, ids = run.inputs["n"], run.inputs["ids"]

@@ -6,13 +6,12 @@ from typing import Any
 
 from django.db.models import F, Max, QuerySet
 
-from tasks_app import states
-from tasks_app.isolated.launches import survivors
-from tasks_app.models import Entry, Launch, Run
+from handbell import Launch, launches, states
+from tasks_app.models import Entry, Run
 from tasks_app.tasks import LAUNCH_SECONDS, call_stuck_partner
 from tasks_app.workloads.base import SLICE, Verdict, Workload, batched
 
-LATENESS_SECONDS = 0.5
+MAX_LATE_SECONDS = 2.0  # on a machine that does other things, too
 
 
 class Launches(Workload):
@@ -38,14 +37,14 @@ class Launches(Workload):
     def judge(self, run: Run) -> Verdict:
         """All were ended at their deadline, none much later than that, and nothing is left of any."""
         timed_out, left, slowest = 0, 0, timedelta()
-        for launches in self.operations(run):
-            timed_out += launches.filter(status=states.TIMED_OUT).count()
-            left += survivors(launches)
-            longest = launches.aggregate(longest=Max(F("finished_at") - F("started_at")))["longest"]
+        for rows in self.operations(run):
+            timed_out += rows.filter(status=states.TIMED_OUT).count()
+            left += launches.survivors(rows)
+            longest = rows.aggregate(longest=Max(F("finished_at") - F("started_at")))["longest"]
             slowest = max(slowest, longest or slowest)
         total, seconds = len(run.task_ids), slowest.total_seconds()
         return Verdict(
-            timed_out == total and not left and seconds < LAUNCH_SECONDS + LATENESS_SECONDS,
+            timed_out == total and not left and seconds < LAUNCH_SECONDS + MAX_LATE_SECONDS,
             f"{timed_out} of {total} ended at the deadline of {LAUNCH_SECONDS} s, the last after {seconds:.2f} s; "
             f"{left} still there",
         )

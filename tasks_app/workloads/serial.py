@@ -5,7 +5,8 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from tasks_app.models import Counter, Operation, PlainCounter, Run
+from handbell import Operation
+from tasks_app.models import Counter, PlainCounter, Run
 from tasks_app.tasks import increment_plain, increment_value, read_plain, read_value
 from tasks_app.workloads.base import SLICE, Verdict, Workload, batched, in_threads
 

@@ -4,8 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from django.contrib.auth.models import Permission, User
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, sync_playwright
 
+from tasks_app.models import Entry
+from tasks_app.tasks import fibonacci, update_metrics
 from tests.conftest import CHROMIUM, COLUMNS
 from tests.system import Running, System, nothing_is_left
 
@@ -14,20 +17,6 @@ OPTIONS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 PASSWORD = "a password for these tests"
-
-#: Who only looks, who may not even do that, one task of each outcome, and an entry that is hard to lay out.
-PREPARE = f"""
-from django.contrib.auth.models import Permission, User
-from tasks_app.models import Entry
-from tasks_app.tasks import fibonacci, update_metrics
-reader = User.objects.create_user("reader", password={PASSWORD!r})
-reader.user_permissions.set(Permission.objects.filter(codename__in=["view_run", "view_entry"]))
-User.objects.create_user("nobody", password={PASSWORD!r})
-good, bad = fibonacci.delay(1), update_metrics.delay(0)
-good.get(timeout=30), bad.get(timeout=30, propagate=False)
-entry = Entry.objects.create(title="Unbreakable" * 15, body="unbreakable" * 90, live=False)
-answer = [good.id, bad.id, f"/entries/{{entry.pk}}/"]"""
-
 
 @dataclass
 class Site:
@@ -88,11 +77,22 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def prepare(password: str) -> list[str]:
+    """Who only looks, who may not even do that, one task of each outcome, and an entry that is hard to lay out."""
+    reader = User.objects.create_user("reader", password=password)
+    reader.user_permissions.set(Permission.objects.filter(codename__in=["view_run", "view_entry"]))
+    User.objects.create_user("nobody", password=password)
+    good, bad = fibonacci.delay(1), update_metrics.delay(0)
+    good.get(timeout=30), bad.get(timeout=30, propagate=False)
+    entry = Entry.objects.create(title="Unbreakable" * 15, body="unbreakable" * 90, live=False)
+    return [str(good.id), str(bad.id), f"/entries/{entry.pk}/"]
+
+
 @pytest.fixture(scope="package", params=COLUMNS)
 def site(request: pytest.FixtureRequest, make_system: Callable[[str], System]) -> Iterator[Site]:
     system = make_system(request.param)
     with system.up("--no-flower") as up:
-        prepared = system.python(PREPARE)
+        prepared = system.call(prepare, PASSWORD)
         password = up.output().partition("with password ")[2].split()[0]
         passwords = {"admin": password, "reader": PASSWORD, "nobody": PASSWORD}
         yield Site(up, up.state()["web"], passwords, *prepared)

@@ -39,6 +39,7 @@ def test_task_results_are_filtered_by_state(page: Page, site: Site) -> None:
     expect(rows).not_to_contain_text(site.succeeded[:8])
 
 
+@pytest.mark.core
 def test_a_failed_task_is_found_by_the_start_of_its_id_and_says_what_went_wrong(page: Page, site: Site) -> None:
     open_results(page)
     page.locator("#searchbar").fill(site.failed[:10])

@@ -32,6 +32,7 @@ WORKLOADS = {
 }
 
 
+@pytest.mark.core
 def test_every_workload_is_started_from_its_form_and_succeeds(page: Page, site: Site) -> None:
     page.goto("/")
     for slug, (inputs, _) in WORKLOADS.items():

@@ -1,4 +1,4 @@
-"""Whatever can go wrong, at random: processes killed and frozen, messages lost and doubled, the database restarted."""
+"""Faults at random: processes killed and frozen, messages lost and doubled, the database restarted."""
 
 import random
 import shutil
@@ -7,12 +7,26 @@ import time
 from contextlib import ExitStack, suppress
 
 import psutil
+from django.db import Error
 
-from project.embedded import EmbeddedBroker
-from tests.servers import Postgres
+from handbell.embedded.broker import EmbeddedBroker
+from handbell.models import JobRow
+from handbell.parallel.doorbell import send
+from handbell.serial.doorbell import lane_doorbell
+from tests.servers import Postgres, wait_for
 from tests.system import Running, System
 
-FROZEN_SECONDS = 2  # SERIAL_FROZEN_SECONDS of the system under test
+FROZEN_SECONDS = 2  # HANDBELL_SERIAL_IDLE_SECONDS of the system under test
+
+
+def ring_too_often(lanes: list[int]) -> None:
+    """Inside the system: send the doorbells of these lanes, and those of all jobs ten times."""
+    for lane in lanes:
+        lane_doorbell(lane).send()
+    with suppress(Error):
+        for job in JobRow.objects.all():
+            for _ in range(10):
+                send(job)
 
 
 class Nemesis:
@@ -32,17 +46,12 @@ class Nemesis:
         self.workers: list[Running] = [self._worker(number) for number in range(3)]
 
     def _worker(self, number: int) -> Running:
-        options = [
-            "-Q",
-            f"{self.queue},serial",
-            "-c",
-            "4" if number == 2 else "1",
-            "-n",
-            f"w{number}-{time.monotonic_ns()}@%h",
-        ]
-        return self.stack.enter_context(
-            self.system.process("celery", "worker", "--include=tests.faults.tasks", "--without-mingle", *options)
-        )
+        options = [f"--queues={self.queue},serial", f"--hostname=w{number}-{time.monotonic_ns()}@%h"]
+        options += ["--concurrency=4" if number == 2 else "--concurrency=1", "--include=tests.faults.tasks"]
+        return self.stack.enter_context(self.system.process("celery", "worker", "--without-mingle", *options))
+
+    def wait_for_workers(self) -> None:
+        wait_for(lambda: all(worker.process.children() for worker in self.workers), "the workers have children", 60)
 
     def rage(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -62,12 +71,7 @@ class Nemesis:
     def kill_a_worker(self) -> None:
         number = self.random.randrange(3)
         worker = self.workers[number]
-        members = worker.descendants()
-        worker.process.kill()
-        worker.popen.wait()
-        for member in members:
-            with suppress(psutil.Error):
-                member.kill()
+        worker.kill()
         self.workers[number] = self._worker(number)
 
     def freeze_a_child(self) -> None:
@@ -90,12 +94,7 @@ class Nemesis:
 
     def double_doorbells(self) -> None:
         lanes = [self.random.randrange(16) for _ in range(10)]
-        code = (
-            f"from tasks_app.serial.drain import drain\nfor lane in {lanes}: drain.delay(lane)\n"
-            "from tasks_app.models import Job\nfrom tasks_app.models.job_handle import send\n"
-            "for job in Job.objects.all():\n    for _ in range(10): send(job, job.bell)"
-        )
-        self.stack.enter_context(self.system.process("shell", "--no-imports", "-v0", "-c", code))
+        self.system.call(ring_too_often, lanes)
 
     def restart_the_database(self) -> None:
         assert self.postgres is not None

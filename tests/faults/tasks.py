@@ -1,4 +1,4 @@
-"""Tasks whose histories can be judged, and the producers that call them."""
+"""Tasks that misbehave, tasks whose histories can be judged, and a producer that calls those."""
 
 import os
 import signal
@@ -8,10 +8,11 @@ from pathlib import Path
 from celery import shared_task
 from django.db import Error, connection
 
-from tasks_app.errors import JobRefused
-from tasks_app.models import Counter, Job, Score
-from tasks_app.serial import serial_task
+from handbell import Job, serial_task
+from handbell.errors import JobRefused
+from tasks_app.models import Counter, Score
 from tasks_app.tasks import fibonacci, increment_value, read_value
+from tests.servers import wait_for
 
 SHARED = [f"shared-{number}" for number in range(5)]
 
@@ -26,16 +27,25 @@ def follow(counter: Counter, number: int) -> int:
 
 
 @serial_task(on=Counter, create=True)
-def dies(counter: Counter) -> None:
+def crash(counter: Counter) -> None:
     os._exit(1)
+
+
+@serial_task(on=Counter, create=True)
+def hold_the_commit(counter: Counter, folder: str) -> None:
+    """Has everything before it in the batch written; makes the file "written" in `folder`, and waits for "go on"."""
+    Counter.objects.exists()
+    (Path(folder) / "written").touch()
+    wait_for((Path(folder) / "go on").exists, "the test lets it go on")
 
 
 @serial_task(key="external:{name}", external=True)
 def note_and_wait(name: str, path: str, seconds: float) -> str:
-    """Leaves a line outside the database, then takes its time."""
+    """Leaves a line outside the database. The first time it then takes so many seconds."""
+    is_first = not Path(path).exists()
     with Path(path).open("a") as file:
         file.write(f"{os.getpid()}\n")
-    time.sleep(seconds)
+    time.sleep(seconds if is_first else 0)
     return name
 
 

@@ -3,29 +3,35 @@
 import itertools
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from handbell import Operation, states
+from tasks_app.models import Counter
 from tests.conftest import COLUMNS
 from tests.faults.nemesis import FROZEN_SECONDS, Nemesis
+from tests.faults.tasks import produce
 from tests.servers import HASTE, Postgres, wait_for
-from tests.system import MANAGE, ROOT, System, nothing_is_left
+from tests.shell import Shell
+from tests.system import System, nothing_is_left
 
 SECONDS = float(os.environ.get("FAULTS_SECONDS", "8"))
 PRODUCERS = 3
-WAITING = """
-from tasks_app.models import Operation
-answer = Operation.objects.filter(status__in=["queued", "running"]).count()"""
-OUTCOME = """
-from tasks_app.models import Counter, Operation
-rows = Operation.objects.order_by("id").values_list("id", "task_id", "task", "key", "status", "result")
-answer = {"operations": list(rows), "counters": dict(Counter.objects.values_list("name", "value"))}"""
+
+
+def waiting() -> int:
+    return Operation.objects.filter(status__in=[states.QUEUED, states.RUNNING]).count()
+
+
+def outcome() -> dict[str, Any]:
+    rows = Operation.objects.order_by("id").values_list("id", "task_id", "task", "key", "status", "result")
+    return {"operations": list(rows), "counters": dict(Counter.objects.values_list("name", "value"))}
 
 
 @pytest.mark.timeout(SECONDS * 2 + 240)
@@ -33,6 +39,7 @@ answer = {"operations": list(rows), "counters": dict(Counter.objects.values_list
 def test_nothing_is_lost_doubled_or_out_of_order(
     column: str,
     make_system: Callable[[str], System],
+    tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -43,16 +50,19 @@ def test_nothing_is_lost_doubled_or_out_of_order(
             stack.callback(postgres.stop)
             system.environment["DATABASE_URL"] = postgres.url()
             assert system.manage("migrate").returncode == 0
-        system.environment["SERIAL_FROZEN_SECONDS"] = str(FROZEN_SECONDS)
+        system.environment["HANDBELL_SERIAL_IDLE_SECONDS"] = str(FROZEN_SECONDS)
         seed = random.randrange(2**32)
         nemesis = Nemesis(system, postgres, seed, stack)
-        producers = [start_producer(system, index) for index in range(PRODUCERS)]
-        nemesis.rage(SECONDS)
-        for producer, _ in producers:
-            assert producer.wait(60) == 0
-        wait_for(lambda: system.python(WAITING) == 0, f"everything has been done (seed {seed})", 90)
-        acknowledged = [line.split() for _, path in producers for line in path.read_text().splitlines()]
-        report = judge(acknowledged, system.python(OUTCOME))
+        nemesis.wait_for_workers()
+        with ThreadPoolExecutor(PRODUCERS) as threads:
+            paths = [tmp_path / f"producer-{index}" for index in range(PRODUCERS)]
+            producers = [threads.submit(run_producer, system, index, path) for index, path in enumerate(paths)]
+            nemesis.rage(SECONDS)
+            for producer in producers:
+                producer.result()
+        wait_for(lambda: system.call(waiting) == 0, f"everything has been done (seed {seed})", 90)
+        acknowledged = [line.split() for path in paths for line in path.read_text().splitlines()]
+        report = judge(acknowledged, system.call(outcome))
     with capsys.disabled():
         sys.stdout.write(f"\n{column}, seed {seed}, {SECONDS:.0f} s: {report}; nemesis: {nemesis.done}\n")
     assert report["acknowledged"] > 100
@@ -60,14 +70,15 @@ def test_nothing_is_lost_doubled_or_out_of_order(
     nothing_is_left(system.folder)
 
 
-def start_producer(system: System, index: int) -> "tuple[subprocess.Popen[bytes], Path]":
-    path = system.folder.parent / f"{system.folder.parent.name}-producer-{index}"
-    code = f"from tests.faults.tasks import produce; produce({index}, {SECONDS}, {str(path)!r})"
-    command = [*MANAGE, "shell", "--no-imports", "-v0", "-c", code]
-    output = path.with_suffix(".log").open("wb")
-    process = subprocess.Popen(command, env=system.env, cwd=ROOT, stdout=output, stderr=output)
-    output.close()
-    return process, path
+def run_producer(system: System, index: int, path: Path) -> None:
+    """In a shell of its own, for `system.call` does one thing at a time."""
+    shell = Shell(system.env)
+    try:
+        request = {"module": produce.__module__, "name": produce.__name__, "args": [index, SECONDS, str(path)]}
+        exit_code, output = shell.run(request, SECONDS + 60)
+        assert exit_code == 0, output
+    finally:
+        shell.end()
 
 
 def judge(acknowledged: list[list[str]], outcome: dict[str, Any]) -> dict[str, int]:

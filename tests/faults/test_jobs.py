@@ -3,39 +3,137 @@
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
+from django_celery_results.models import TaskResult
 
+from handbell import Job, over, states
+from handbell.models import Chunk
+from tasks_app.models import Counter, Entry, Score
+from tasks_app.tasks import increment_value
 from tests.conftest import COLUMNS
 from tests.faults.nemesis import FROZEN_SECONDS, Nemesis
+from tests.faults.tasks import misbehave, store, wait_inside, weigh
+from tests.jobs import hold
 from tests.servers import HASTE, Postgres, wait_for
-from tests.system import MANAGE, ROOT, Running, System, nothing_is_left
+from tests.system import Running, System, nothing_is_left
 
 SECONDS = float(os.environ.get("FAULTS_SECONDS", "8"))
 LEASE_SECONDS = "3"
-WITH_TASKS = "--include=tests.faults.tasks"
-START = """
-from tasks_app.models import *
-from tasks_app.parallel import over
-from tests.faults import tasks
-from tasks_app.tasks import increment_value
-"""
+INCLUDE = "--include=tests.faults.tasks,tests.jobs"
+
+# --- What runs inside the system ------------------------------------------------------------------------------------
+
+
+def start_saved_job(count: int) -> None:
+    over(range(count)).map(weigh).save(store).start("cpu", on_complete=increment_value.s())
+
+
+def start_misbehaving_job(first: int, last: int, options: dict[str, Any]) -> None:
+    over(range(first, last)).map(misbehave).start(**options)
+
+
+def start_job_that_is_held(folder: str) -> None:
+    over(range(4)).map(hold, folder).start(chunk_size=4)
+
+
+def start_huge_job() -> int:
+    return int(over(range(10**9)).map(weigh).start().pk)
+
+
+def run_small_job() -> str:
+    return over(range(2000)).map(weigh).start().wait(120).status
+
+
+def run_job_over_queryset() -> tuple[str, str, bool]:
+    Entry.objects.bulk_create(Entry(title="x") for _ in range(8_000))
+    entries = Entry.objects.order_by("pk")
+    job = over(entries).map(weigh).start().wait(120)
+    keys = list(entries.values_list("pk", flat=True))
+    return job.status, job.source_state, [result // 1000 for result in job.results()] == keys
+
+
+def feed_slowly() -> None:
+    """Starts a job whose source never ends."""
+
+    def source() -> Iterator[int]:
+        for item in range(10**9):
+            time.sleep(0.01)
+            yield item
+
+    over(source()).map(weigh).start()
+
+
+def extend(first: int, last: int) -> None:
+    Job.objects.get().extend(range(first, last))
+
+
+def wait_for_job_in_worker(job_id: int) -> None:
+    wait_inside.apply_async((job_id,), queue="cpu")
+
+
+def cancel(job_id: int) -> None:
+    Job.objects.get(pk=job_id).cancel()
+
+
+def status() -> str:
+    return Job.objects.latest("id").status
+
+
+def source() -> tuple[str, int, int]:
+    """The state of the source, and how many items have arrived and succeeded."""
+    job = Job.objects.last()
+    return (job.source_state, job.total, job.succeeded) if job is not None else ("", 0, 0)
+
+
+def results() -> list[Any]:
+    return list(Job.objects.get().results())
+
+
+def failures() -> list[tuple[int, str]]:
+    return [(failure["index"], failure["error"]) for failure in Job.objects.get().failures()]
+
+
+def counters() -> list[int]:
+    return list(Counter.objects.values_list("value", flat=True))
+
+
+def plain_results() -> list[str]:
+    return list(TaskResult.objects.exclude(result=None).values_list("result", flat=True))
+
+
+def running_chunks(job_id: int) -> int:
+    return Chunk.objects.filter(job=job_id, status=states.RUNNING).count()
+
+
+def report_of_saved_job(count: int) -> dict[str, Any]:
+    job = Job.objects.get()
+    results = list(job.results())
+    return {
+        "status": job.status,
+        "failed": job.failed,
+        "errors": [failure["error"] for failure in job.failures()],
+        "lost": count - len(results),
+        "wrong": sum(result != index * 1000 + 610 for index, result in enumerate(results)),
+        "saved": Score.objects.count(),
+        "called back": counters(),
+        "crashes": sum(job.chunks.values_list("crash_count", flat=True)),
+    }
+
+
+# --- The tests ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def system(system: System) -> System:
-    system.environment["PARALLEL_LEASE_SECONDS"] = LEASE_SECONDS
+    system.environment["HANDBELL_LEASE_SECONDS"] = LEASE_SECONDS
     return system
-
-
-def status(system: System) -> str:
-    answer: str = system.python("from tasks_app.models import Job\nanswer = Job.objects.latest('id').status")
-    return answer
 
 
 def children(worker: Running) -> list[int]:
@@ -58,33 +156,26 @@ def test_nothing_is_lost_or_done_twice(
             stack.callback(postgres.stop)
             system.environment["DATABASE_URL"] = postgres.url()
             assert system.manage("migrate").returncode == 0
-        system.environment |= {"SERIAL_FROZEN_SECONDS": str(FROZEN_SECONDS), "PARALLEL_LEASE_SECONDS": LEASE_SECONDS}
+        system.environment["HANDBELL_SERIAL_IDLE_SECONDS"] = str(FROZEN_SECONDS)
+        system.environment["HANDBELL_LEASE_SECONDS"] = LEASE_SECONDS
         nemesis = Nemesis(system, postgres, seed, stack, "cpu")
         count = max(20_000, int(SECONDS * 8_000))
         started = time.monotonic()
-        start = f"job = over(range({count})).map(tasks.weigh).save(tasks.store)"
-        system.python(f"{START}{start}.start('cpu', on_complete=increment_value.s())\nanswer = 1")
+        system.call(start_saved_job, count)
         nemesis.rage(SECONDS)
         calm = time.monotonic()
-        wait_for(lambda: status(system) in {"succeeded", "failed"}, f"the job ends (seed {seed})", 60 + SECONDS * 3)
-        recovered, took = time.monotonic() - calm, time.monotonic() - started
         wait_for(
-            lambda: system.python(f"{START}answer = list(Counter.objects.values_list('value', flat=True))"),
-            "the callback has run",
+            lambda: system.call(status) in {"succeeded", "failed"}, f"the job ends (seed {seed})", 120 + SECONDS * 3
         )
-        found = system.python(f"""{START}
-job = Job.objects.get()
-results = list(job.results())
-answer = {{"status": job.status, "failed": job.failed, "errors": [f["error"] for f in job.failures()],
-    "lost": {count} - len(results), "wrong": sum(r != i * 1000 + 610 for i, r in enumerate(results)),
-    "saved": Score.objects.count(), "called back": list(Counter.objects.values_list("value", flat=True)),
-    "given to another": sum(job.chunks.values_list("deaths", flat=True))}}""")
+        recovered, took = time.monotonic() - calm, time.monotonic() - started
+        wait_for(lambda: system.call(counters), "the callback has run")
+        found = system.call(report_of_saved_job, count)
     with capsys.disabled():
         sys.stdout.write(
             f"\n{column}, seed {seed}, {count:,} items in {took:.0f} s, {recovered:.0f} s after the last fault: "
             f"{found}; nemesis: {nemesis.done}\n"
         )
-    taken = found.pop("given to another")
+    crashes = found.pop("crashes")
     assert found == {
         "status": "succeeded",
         "failed": 0,
@@ -93,101 +184,74 @@ answer = {{"status": job.status, "failed": job.failed, "errors": [f["error"] for
         "wrong": 0,
         "saved": count,
         "called back": [1],
-    }, taken
+    }, crashes
     nothing_is_left(system.folder)
 
 
 def test_exactly_the_items_that_raise_kill_or_hang_fail(system: System) -> None:
-    with system.worker("-Q", "cpu", "-c", "2", WITH_TASKS):
-        system.python(f"{START}over(range(3000)).map(tasks.misbehave).start(item_timeout=1)\nanswer = 1")
-        wait_for(lambda: status(system) == "failed", "the job ends", 60)
-    found = system.python(f"""{START}
-job = Job.objects.get()
-answer = [list(job.results()), {{f["index"]: f["error"] for f in job.failures()}}]""")
+    with system.worker("-Q", "cpu", "-c", "2", INCLUDE):
+        system.call(start_misbehaving_job, 0, 3000, {"item_timeout": 1})
+        wait_for(lambda: system.call(status) == "failed", "the job ends", 120)
     bad = {item for item in range(3000) if item % 1000 in {123, 456} or item % 100 == 99}
-    assert found[0] == [None if item in bad else item for item in range(3000)]
-    assert {int(index) for index in found[1]} == bad
-    assert "killed by signal 9" in found[1]["1123"]
-    assert "took longer than 1 s" in found[1]["2456"]
+    assert system.call(results) == [None if item in bad else item for item in range(3000)]
+    errors = dict(system.call(failures))
+    assert set(errors) == bad
+    assert "killed by signal 9" in errors[1123]
+    assert "took longer than 1 s" in errors[2456]
 
 
+@pytest.mark.core
 def test_an_item_that_kills_its_worker_s_child_is_found(system: System) -> None:
     """No item_timeout: the item runs in the worker's own process at first."""
-    with system.worker("-Q", "cpu", "-c", "2", WITH_TASKS):
-        system.python(f"{START}over(range(100, 400)).map(tasks.misbehave).start(chunk_size=50)\nanswer = 1")
-        wait_for(lambda: status(system) == "failed", "the job ends", 60)
-    failed = system.python(f"{START}answer = [f['index'] + 100 for f in Job.objects.get().failures()]")
-    assert failed == [123, 199, 299, 399]
+    with system.worker("-Q", "cpu", "-c", "2", INCLUDE):
+        system.call(start_misbehaving_job, 100, 400, {"chunk_size": 50})
+        wait_for(lambda: system.call(status) == "failed", "the job ends", 120)
+    assert [index + 100 for index, _ in system.call(failures)] == [123, 199, 299, 399]
 
 
-def test_the_late_write_of_a_frozen_worker_is_refused(system: System) -> None:
+def test_the_late_write_of_a_frozen_worker_is_refused(system: System, tmp_path: Path) -> None:
     """It is stopped in the middle of a chunk for longer than its claim lasts."""
-    with (
-        system.worker("-Q", "cpu", "-c", "1", "-n", "frozen@%h", WITH_TASKS) as frozen,
-        ExitStack() as stack,
-    ):
-        system.python(f"{START}over(range(4)).map(tasks.nap, 0.5).start(chunk_size=4)\nanswer = 1")
-        wait_for(lambda: status(system) == "running", "the chunk has begun")
+    with system.worker("-Q", "cpu", "-c", "1", "-n", "frozen@%h", INCLUDE) as frozen, ExitStack() as stack:
+        system.call(start_job_that_is_held, str(tmp_path))
+        wait_for((tmp_path / "begun").exists, "the chunk has begun")
         for pid in children(frozen):
             os.kill(pid, signal.SIGSTOP)
-        stack.enter_context(system.worker("-Q", "cpu", "-c", "1", "-n", "second@%h", WITH_TASKS))
-        wait_for(lambda: status(system) == "succeeded", "another worker does it", 40)
+        (tmp_path / "go on").touch()
+        stack.enter_context(system.worker("-Q", "cpu", "-c", "1", "-n", "second@%h", INCLUDE))
+        wait_for(lambda: system.call(status) == "succeeded", "another worker does it", 120)
         for pid in children(frozen):
             os.kill(pid, signal.SIGCONT)
-        wait_for(lambda: "was refused" in frozen.output(), "the late write is refused")
-    found = system.python(f"{START}job = Job.objects.get()\nanswer = [job.succeeded, list(job.results())]")
-    assert found == [4, [0, 1, 2, 3]]
+        wait_for(lambda: "were refused" in frozen.output(), "the late write is refused")
+    assert system.call(source) == ["complete", 4, 4]
+    assert system.call(results) == [0, 1, 2, 3]
 
 
 def test_a_queryset_is_read_while_workers_write(sqlite_system: System) -> None:
     """In SQLite a connection that reads may not write any more once somebody else has written."""
-    with sqlite_system.worker("-Q", "cpu", "-c", "2", WITH_TASKS):
-        found = sqlite_system.python(f"""{START}
-Entry.objects.bulk_create(Entry(title="x") for _ in range(20_000))
-job = over(Entry.objects.order_by("pk")).map(tasks.weigh).start().wait(60)
-keys = list(Entry.objects.order_by("pk").values_list("pk", flat=True))
-answer = [job.status, job.source_state, [result // 1000 for result in job.results()] == keys]""")
-    assert found == ["succeeded", "complete", True]
+    with sqlite_system.worker("-Q", "cpu", "-c", "2", INCLUDE):
+        assert sqlite_system.call(run_job_over_queryset, timeout=150) == ["succeeded", "complete", True]
 
 
 def test_a_producer_that_is_killed_leaves_what_arrived(system: System) -> None:
-    with system.worker("-Q", "cpu", "-c", "2", WITH_TASKS):
-        code = (
-            f"{START}import time\n"
-            "def source():\n    for item in range(10**9):\n        time.sleep(0.01)\n        yield item\n"
-            "over(source()).map(tasks.weigh).start()"
-        )
-        producer = subprocess.Popen([*MANAGE, "shell", "--no-imports", "-v0", "-c", code], env=system.env, cwd=ROOT)
-        look = f"{START}job = Job.objects.last()\nanswer = job and [job.source_state, job.total, job.succeeded]"
-        wait_for(lambda: (system.python(look) or [0, 0, 0])[2] > 0, "work goes on while items arrive")
-        producer.kill()
-        producer.wait()
-        wait_for(lambda: system.python(look)[0] == "interrupted", "the job says so", 20)
-        wait_for(lambda: (found := system.python(look))[1] == found[2], "what arrived is done")
-        arrived = system.python(look)[1]
-        system.python(f"{START}Job.objects.get().extend(range({arrived}, {arrived} + 1000))\nanswer = 1")
-        wait_for(lambda: status(system) == "succeeded", "the job ends", 40)
-    results = system.python(f"{START}answer = list(Job.objects.get().results())")
-    assert results == [item * 1000 + 610 for item in range(arrived + 1000)]
+    producer = f"from {__name__} import feed_slowly; feed_slowly()"
+    with system.worker("-Q", "cpu", "-c", "2", INCLUDE):
+        with system.process("shell", "--no-imports", "-v0", "-c", producer) as running:
+            wait_for(lambda: system.call(source)[2] > 0, "work goes on while items arrive")
+            running.kill()
+        wait_for(lambda: system.call(source)[0] == "interrupted", "the job says so")
+        wait_for(lambda: (found := system.call(source))[1] == found[2], "what arrived is done")
+        arrived = system.call(source)[1]
+        system.call(extend, arrived, arrived + 1000)
+        wait_for(lambda: system.call(status) == "succeeded", "the job ends", 120)
+    assert system.call(results) == [item * 1000 + 610 for item in range(arrived + 1000)]
 
 
 def test_a_small_job_does_not_wait_for_a_huge_one_and_nobody_waits_inside_a_worker(system: System) -> None:
-    with system.worker("-Q", "cpu", "-c", "1", WITH_TASKS):
-        system.python(f"{START}over(range(10**9)).map(tasks.weigh).start(name='huge')\nanswer = 1")
-        wait_for(lambda: status(system) == "running", "the huge one has begun")
-        seconds = system.python(
-            f"{START}import time\nbegan = time.monotonic()\n"
-            "over(range(2000)).map(tasks.weigh).start(name='small').wait(60)\nanswer = time.monotonic() - began"
-        )
-        assert seconds < 20
-        system.python(
-            f"{START}tasks.wait_inside.apply_async((Job.objects.get(name='huge').pk,), queue='cpu')\nanswer = 1"
-        )
-        said = "from django_celery_results.models import TaskResult\n"
-        said += "answer = list(TaskResult.objects.exclude(result=None).values_list('result', flat=True))"
-        wait_for(lambda: any("must not wait for a job" in text for text in system.python(said)), "it is refused")
-        began = time.monotonic()
-        system.python(f"{START}Job.objects.get(name='huge').cancel()\nanswer = 1")
-        look = f"{START}answer = Chunk.objects.filter(job__name='huge', status='running').count()"
-        wait_for(lambda: system.python(look) == 0, "no chunk runs any more", 10)
-        assert time.monotonic() - began < 10
+    with system.worker("-Q", "cpu", "-c", "1", INCLUDE):
+        huge = system.call(start_huge_job)
+        wait_for(lambda: system.call(status) == "running", "the huge one has begun")
+        assert system.call(run_small_job, timeout=150) == "succeeded"
+        system.call(wait_for_job_in_worker, huge)
+        wait_for(lambda: any("must not wait for a job" in text for text in system.call(plain_results)), "it is refused")
+        system.call(cancel, huge)
+        wait_for(lambda: system.call(running_chunks, huge) == 0, "no chunk runs any more")

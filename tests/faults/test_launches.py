@@ -6,127 +6,155 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
-from tasks_app.isolated import processes
+from handbell import Launch
+from handbell.isolated import procfs
+from handbell.isolated.doorbell import launches_doorbell
+from handbell.isolated.orphans import FORK_SERVER_MODULE
+from tests.launches import (
+    bomb,
+    hang,
+    launch_nothing,
+    note,
+    run_nothing,
+    stubborn,
+    wait_until,
+    wait_until_lost_and_run_another,
+)
 from tests.servers import wait_for
 from tests.system import Running, System
 
 WORKER = ("-Q", "isolated", "-c", "2", "--include=tests.launches")
 SWEEPING = ("-Q", "isolated,serial", "-c", "2", "--include=tests.launches")
+WORKER_PROCESSES = 2 + 1 + 1  # two children, the fork server, and the launch's own
+MAX_LATE_SECONDS = 3.0  # two cores that do other things, too; benchmarks/launch.py measures it
 
 
-def script(system: System, code: str) -> object:
-    return system.python(f"from tests.launches import *\nanswer = None\n{code}")
+# --- What is called in the system -------------------------------------------------------------------------------------
+
+
+def run_two_hundred_that_hang() -> float:
+    """By how many seconds the slowest was ended too late."""
+    hang.launch_many(range(100))
+    stubborn.launch_many([()] * 100)
+    wait_until("timed_out")
+    return max(
+        (row.finished_at - row.started_at).total_seconds() - row.timeout - row.grace * ("KILL" in row.reason)
+        for row in Launch.objects.all()
+        if row.finished_at is not None and row.started_at is not None
+    )
+
+
+def launch_bomb(grandchildren: int) -> None:
+    bomb.apply_async((grandchildren,), time_limit=600)
+
+
+def launch_note(path: str) -> None:
+    note.launch(path, 600)
+
+
+def launch_notes_and_ring_for_each(path: str) -> None:
+    for _ in range(100):
+        note.launch(path)
+        launches_doorbell.send()
+    wait_until("succeeded")
+
+
+# --- What is left -----------------------------------------------------------------------------------------------------
 
 
 def left(system: System) -> list[str]:
-    """What is left of this system's launches, forkers included, dead or alive."""
+    """The command lines of what is left of this system's launches, fork servers and zombies included."""
     found = []
-    for pid in processes.everyone():
+    for pid in procfs.all_pids():
         with suppress(psutil.Error):
-            if processes.mark_of(pid) and psutil.Process(pid).environ().get("VAR_DIR") == str(system.folder):
-                found.append(processes.command(pid))
+            if procfs.label_of(pid) and psutil.Process(pid).environ().get("HANDBELL_DATA_DIR") == str(system.folder):
+                found.append(procfs.command_line(pid))
     return found
 
 
-def forker_of(worker: Running) -> psutil.Process:
-    def is_forker(process: psutil.Process) -> bool:
-        return "isolated.forker" in " ".join(process.cmdline())
+def fork_server_of(worker: Running) -> psutil.Process:
+    """The fork server that one of the worker's children has started."""
+    found = [one for child in worker.process.children() for one in child.children()]
+    (fork_server,) = [process for process in found if FORK_SERVER_MODULE in " ".join(process.cmdline())]
+    return fork_server
 
-    (found,) = [one for child in worker.process.children() for one in child.children() if is_forker(one)]
-    return found
+
+def start_bomb(system: System, worker: Running) -> psutil.Process:
+    """Start twenty grandchildren, in sessions of their own; their fork server, once all of them run."""
+    system.call(launch_bomb, 20)
+    wait_for(lambda: len(worker.descendants()) >= WORKER_PROCESSES + 20, "all of them run")
+    return fork_server_of(worker)
 
 
-def launch_a_bomb(system: System, worker: Running, more: str = "") -> psutil.Process:
-    """Twenty grandchildren run, in sessions of their own; their forker."""
-    script(system, f"bomb.apply_async((20,), time_limit=60)\n{more}")
-    wait_for(lambda: len(worker.descendants()) >= 2 + 1 + 1 + 20, "all of them run")
-    return forker_of(worker)
+# --- Tests ------------------------------------------------------------------------------------------------------------
 
 
 def test_two_hundred_that_hang_are_all_dead_on_time(system: System) -> None:
-    system.environment["LAUNCH_CONCURRENCY"] = "200"
+    system.environment["HANDBELL_LAUNCH_CONCURRENCY"] = "200"
     with system.worker(*WORKER) as worker:
-        late = script(
-            system,
-            """
-hang.launch_many(range(100)), stubborn.launch_many([()] * 100)
-wait_until("timed_out")
-answer = max((row.finished_at - row.started_at).total_seconds() - row.timeout - row.grace * ("KILL" in row.reason)
-             for row in Launch.objects.all())""",
-        )
-        assert forker_of(worker).children() == []
-    assert isinstance(late, float)
-    assert late < 1  # two cores that do other things, too; benchmarks/launch.py measures it
+        late_seconds = system.call(run_two_hundred_that_hang)
+        assert fork_server_of(worker).children() == []
+    assert late_seconds < MAX_LATE_SECONDS
 
 
 def test_kill_the_supervisor_and_its_launches_are_lost_and_gone_and_never_start_again(
     system: System, tmp_path: Path
 ) -> None:
-    system.environment["LAUNCH_LEASE_SECONDS"] = "2"
+    system.environment["HANDBELL_LEASE_SECONDS"] = "3"
     lines = tmp_path / "lines"
     with system.worker(*SWEEPING) as worker:
-        forker = launch_a_bomb(system, worker, f"note.launch({str(lines)!r}, 60)")
+        fork_server = start_bomb(system, worker)
+        system.call(launch_note, str(lines))
         wait_for(lines.exists, "the other one has begun, too")
-        forker.parent().kill()
-        wait_for(lambda: not forker.is_running(), "the forker has gone, too")
+        fork_server.parent().kill()
+        wait_for(lambda: not fork_server.is_running(), "the fork server has ended, too")
         wait_for(lambda: left(system) == [], "nothing is left of them")
-        script(system, 'wait_until("lost")\nassert nothing.delay(1).get(timeout=30) == 1')
+        system.call(wait_until, "lost")
+        assert system.call(run_nothing) == 1
     assert len(lines.read_text().split()) == 1
 
 
-def test_kill_supervisor_and_forker_at_once_and_the_sweeper_ends_what_they_left(system: System) -> None:
-    system.environment["LAUNCH_LEASE_SECONDS"] = "2"
+def test_kill_supervisor_and_fork_server_at_once_and_the_sweeper_ends_what_they_left(system: System) -> None:
+    system.environment["HANDBELL_LEASE_SECONDS"] = "3"
     with system.worker(*SWEEPING) as worker:
-        forker = launch_a_bomb(system, worker)
-        supervisor = forker.parent()
-        for victim in (forker, supervisor):
+        fork_server = start_bomb(system, worker)
+        supervisor = fork_server.parent()
+        for victim in (fork_server, supervisor):
             victim.suspend()  # so that neither can do anything about the other's death
-        for victim in (forker, supervisor):
+        for victim in (fork_server, supervisor):
             victim.kill()
         wait_for(lambda: left(system) == [], "nothing is left")
-        script(system, 'wait_until("lost")')
+        system.call(wait_until, "lost")
 
 
 def test_kill_the_whole_worker_and_nothing_stays(system: System) -> None:
     with system.worker(*WORKER) as worker:
-        launch_a_bomb(system, worker)
+        start_bomb(system, worker)
         os.killpg(worker.process.pid, signal.SIGKILL)
         worker.popen.wait()
         wait_for(lambda: left(system) == [], "nothing is left")
 
 
-def test_kill_the_forker_and_the_next_one_goes_on(system: System) -> None:
+@pytest.mark.core
+def test_kill_the_fork_server_and_the_next_one_goes_on(system: System) -> None:
     with system.worker(*WORKER) as worker:
-        launch_a_bomb(system, worker).kill()
-        answer = script(
-            system,
-            """
-wait_until("lost")
-assert nothing.delay(1).get(timeout=30) == 1
-answer = Launch.objects.get(status="lost").reason""",
-        )
-        assert answer == "lost: the process that it was forked from has died, and it was killed"
-        wait_for(lambda: len(left(system)) == 1, "only a new forker is there")
+        start_bomb(system, worker).kill()
+        reason = system.call(wait_until_lost_and_run_another)
+        assert reason == "lost: the process that it was forked from has died, and it was killed"
+        wait_for(lambda: len(left(system)) == 1, "only a new fork server is there")
 
 
 def test_doubled_doorbells_start_nothing_twice(system: System, tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     with system.worker(*WORKER, "-n", "one@%h"), system.worker(*WORKER, "-n", "two@%h"):
-        script(
-            system,
-            f"""
-from tasks_app.isolated import doorbell
-for number in range(100):
-    note.launch({str(lines)!r})
-    doorbell.send()
-wait_until("succeeded")""",
-        )
+        system.call(launch_notes_and_ring_for_each, str(lines))
     assert len(lines.read_text().split()) == 100
 
 
 def test_purge_the_broker_and_everything_is_run(system: System) -> None:
-    script(system, "nothing.launch_many(range(50))")
+    system.call(launch_nothing, 50)
     assert system.manage("celery", "purge", "-f", "-Q", "isolated").returncode == 0
     with system.worker(*SWEEPING):
-        script(system, 'wait_until("succeeded")')
+        system.call(wait_until, "succeeded")

@@ -3,24 +3,35 @@
 from collections.abc import Callable
 
 import pytest
+from django.db import connection
 
+from tests.plain import SECONDS
 from tests.system import System
+from tests.tasks import backend_pid, broken_statement
 
 pytestmark = pytest.mark.rabbitmq
+
+
+def ask_for_its_server_process() -> int:
+    return backend_pid.delay().get(timeout=SECONDS)
+
+
+def break_a_statement() -> None:
+    broken_statement.delay().get(timeout=SECONDS, propagate=False)
+
+
+def end_server_process(pid: int) -> None:
+    connection.cursor().execute("SELECT pg_terminate_backend(%s)", [pid])
 
 
 def test_connections_are_kept_and_broken_ones_are_replaced(make_system: Callable[[str], System]) -> None:
     system = make_system("postgres-rabbitmq")
     with system.worker("-Q", "serial", "-c", "1", "--include=tests.tasks"):
-        first, again, after_error, after_kill = system.python("""
-from django.db import connection
-from tests.tasks import backend_pid, broken_statement
-first, again = (backend_pid.delay().get(timeout=20) for _ in range(2))
-broken_statement.delay().get(timeout=20, propagate=False)
-after_error = backend_pid.delay().get(timeout=20)
-connection.cursor().execute("SELECT pg_terminate_backend(%s)", [after_error])
-after_kill = backend_pid.delay().get(timeout=20)
-answer = [first, again, after_error, after_kill]""")
+        first, again = (system.call(ask_for_its_server_process) for _ in range(2))
+        system.call(break_a_statement)
+        after_error = system.call(ask_for_its_server_process)
+        system.call(end_server_process, after_error)
+        after_kill = system.call(ask_for_its_server_process)
     assert first == again
     assert after_error != first
     assert after_kill != after_error

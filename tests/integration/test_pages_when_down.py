@@ -10,10 +10,15 @@ from dataclasses import dataclass, field
 import psutil
 import pytest
 
+from tasks_app.models import Entry
 from tests.servers import Postgres, RabbitMQ, free_port, wait_for
 from tests.system import Running, System
 
 PASSWORD = "a password for this test"
+
+
+def make_an_entry() -> None:
+    Entry.objects.create(title="t", body="b")
 
 
 @dataclass
@@ -79,13 +84,13 @@ def says_that_the_broker_is_down(visitor: Visitor) -> None:
 def test_no_broker_listens(system: System) -> None:
     scheme = "amqp://127.0.0.1:1//" if "CELERY_BROKER_URL" in system.environment else "redis://127.0.0.1:1/0"
     system.environment.update({"CELERY_BROKER_URL": scheme, "SECRET_KEY": "x" * 60})
-    make_entry(system)
+    system.call(make_an_entry)
     with web(system) as visitor:
         says_that_the_broker_is_down(visitor)
 
 
 def test_the_broker_is_frozen(system: System, request: pytest.FixtureRequest) -> None:
-    make_entry(system)
+    system.call(make_an_entry)
     with web(system) as visitor:
         assert "does not answer" not in visitor.ask("GET", "/system/")[1]
         frozen = broker_processes(system, request)
@@ -97,10 +102,6 @@ def test_the_broker_is_frozen(system: System, request: pytest.FixtureRequest) ->
         finally:
             for process in frozen:
                 process.resume()
-
-
-def make_entry(system: System) -> None:
-    system.python("from tasks_app.models import Entry\nanswer = Entry.objects.create(title='t', body='b').pk")
 
 
 def broker_processes(system: System, request: pytest.FixtureRequest) -> list[psutil.Process]:

@@ -3,11 +3,12 @@
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from tasks_app.queues import CPU, HIGH, worker_options
+from handbell.queues import worker_options
+from tasks_app.queues import CPU, HIGH
+from tests.plain import SECONDS, call_take_many, grow, lines, sum_of, wait_for_successes
 from tests.servers import wait_for
 from tests.system import Running, System
 
@@ -15,25 +16,21 @@ INCLUDE = "--include=tests.plain"
 MEMORY_MB = 200
 
 
-def ask(system: System, code: str) -> Any:
-    return system.python(f"from tests.plain import *\nanswer = None\n{code}", 90)
-
-
 def test_the_worker_of_cpu_grows_under_load_and_shrinks_when_idle(system: System) -> None:
     system.environment["AUTOSCALE_KEEPALIVE"] = "1"  # Celery's own, in seconds; 30 otherwise
-    with system.worker(*worker_options(CPU, 4), INCLUDE) as worker:
+    with system.worker(*worker_options(replace(CPU, concurrency=4)), INCLUDE) as worker:
         has_processes(worker, 1)
-        ask(system, "group(take.s(1, value=number) for number in range(12)).delay()")
+        system.call(call_take_many, [1] * 12)
         has_processes(worker, 4)
-        ask(system, 'until(lambda: TaskResult.objects.filter(status="SUCCESS").count() == 12)')
+        system.call(wait_for_successes, 12)
         has_processes(worker, 1)
-        assert ask(system, "answer = add.delay(1, 1).get(timeout=20)") == 2
+        assert system.call(sum_of, 1, 1) == 2
 
 
 def has_processes(worker: Running, count: int) -> None:
     """The worker's pool comes to this size; if it does not, say what there was instead."""
     try:
-        wait_for(lambda: len(pool_of(worker)) == count, f"{count} processes")
+        wait_for(lambda: len(pool_of(worker)) == count, f"{count} processes", SECONDS)
     except AssertionError as error:
         raise AssertionError(f"{error}; there are {pool_of(worker)}\n{worker.output()}") from None
 
@@ -47,17 +44,17 @@ def pool_of(worker: Running) -> list[psutil.Process]:
     return found
 
 
+def grow_and_stay_small(path: str) -> list[list[int]]:
+    big = [grow.delay(MEMORY_MB, path) for _ in range(3)]
+    small = [grow.delay(0, path) for _ in range(5)]
+    return [[result.get(timeout=SECONDS) for result in results] for results in (big, small)]
+
+
 def test_a_process_that_has_grown_is_replaced_after_its_task(system: System, tmp_path: Path) -> None:
     path = tmp_path / "ran"
-    options = worker_options(replace(HIGH, memory_mb=MEMORY_MB), 1)
+    options = worker_options(replace(HIGH, concurrency=1, memory_mb=MEMORY_MB))
     with system.worker(*options, "-Q", "cpu", INCLUDE):
-        grown, small = ask(
-            system,
-            f"""
-big = [grow.delay({MEMORY_MB}, {str(path)!r}) for _ in range(3)]
-small = [grow.delay(0, {str(path)!r}) for _ in range(5)]
-answer = [[result.get(timeout=40) for result in results] for results in (big, small)]""",
-        )
+        grown, small = system.call(grow_and_stay_small, str(path))
     assert len(set(grown)) == 3
     assert len(set(small)) == 1
-    assert [int(line) for line in path.read_text().split()] == [*grown, *small]  # each ran once
+    assert [int(line) for line in lines(path)] == [*grown, *small]  # each ran once

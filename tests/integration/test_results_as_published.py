@@ -50,7 +50,7 @@ def run(command: list[str], folder: Path, **environment: str) -> "subprocess.Com
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_the_librarys_own_tests_pass(database: str, published: Path, request: pytest.FixtureRequest) -> None:
     environment = {
-        "VAR_DIR": str(published / "var"),
+        "HANDBELL_DATA_DIR": str(published / "var"),
         "PYTHONPATH": str(ROOT),
         "DJANGO_SETTINGS_MODULE": "tests.published.settings",
     }

@@ -9,7 +9,7 @@ from django.db import connection, models
 from django.db.models.signals import post_migrate
 from django.test.utils import isolate_apps
 
-from tasks_app.models import LaneCount, Operation, SerialModel, lane_of, outside_lanes
+from handbell.models import LaneCount, Operation, SerialModel, lane_of, outside_lanes
 
 with isolate_apps("tests.lanes_app"):
 
@@ -68,7 +68,7 @@ def make_tables(**kwargs: Any) -> None:
                 editor.create_model(model)
 
 
-post_migrate.connect(make_tables, sender=apps.get_app_config("tasks_app"))
+post_migrate.connect(make_tables, sender=apps.get_app_config("handbell"))
 
 
 def make(model: type[models.Model], **values: Any) -> Any:
@@ -79,6 +79,11 @@ def make(model: type[models.Model], **values: Any) -> Any:
 
 def operation(result: AsyncResult[Any]) -> Operation:
     return Operation.objects.get(task_id=result.id)
+
+
+def state(result: AsyncResult[Any]) -> str:
+    """Its state, which may be one that Celery's types do not know."""
+    return str(result.state)
 
 
 def lane(key: str) -> int:

@@ -15,7 +15,7 @@ def pytest_collection() -> None:
     from django_celery_results import backends  # noqa: PLC0415
     from django_celery_results.backends import database  # noqa: PLC0415
 
-    from tasks_app.plain.results import DatabaseBackend  # noqa: PLC0415
+    from handbell.celery.backend import DatabaseBackend  # noqa: PLC0415
 
     backends.DatabaseBackend = database.DatabaseBackend = DatabaseBackend
     celerys: Any = request.Request

@@ -5,7 +5,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,22 +13,18 @@ from typing import Any
 
 import pytest
 from celery import current_app
-from celery.exceptions import CDeprecationWarning
-from django.conf import settings
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 
-from tasks_app import bell
+from handbell.common import broker
+from handbell.embedded.broker import embedded_broker
 from tasks_app.queues import QUEUES
 from tasks_app.workloads import fibonacci
 
 Answer = Callable[[socket.socket], None]
 
-with warnings.catch_warnings():
-    # Celery 5.7 warns once of each `shared_task(queue=…)`: https://github.com/celery/celery/pull/10453
-    warnings.simplefilter("ignore", CDeprecationWarning)
-    current_app.loader.import_default_modules()
-    current_app.finalize()
+current_app.loader.import_default_modules()
+current_app.finalize()
 
 
 @dataclass(frozen=True)
@@ -43,17 +38,22 @@ class Message:
     priority: int | None
 
 
+Sent = Callable[[], list[Message]]
+
+
 @pytest.fixture(autouse=True)
 def _broker_answers() -> Iterator[None]:
     """No test is silent because of a broker that did not answer in another one."""
-    bell._Broker.silent_until = 0.0
+    broker._Backoff.until = 0.0
     yield
-    bell._Broker.silent_until = 0.0
+    broker._Backoff.until = 0.0
 
 
 @pytest.fixture(scope="session")
-def _broker_runs() -> None:
-    settings.EMBEDDED_BROKER.attach()
+def _broker_runs() -> Iterator[None]:
+    embedded_broker().attach()
+    yield
+    embedded_broker().release()
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def take_all() -> list[Message]:
 
 @pytest.fixture
 def make_user(db: None) -> Callable[..., User]:
-    """Makes a user with these permissions of `tasks_app`."""
+    """Makes a user with these permissions, by their code names."""
 
     def make(name: str, *permissions: str) -> User:
         user = User.objects.create_user(name)

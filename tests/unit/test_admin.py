@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Group, Permission, User
 from django.db import connection
@@ -16,10 +17,9 @@ from django.urls import reverse
 from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask, SolarSchedule
 from django_celery_results.models import GroupResult, TaskResult
 
-from tasks_app import states
-from tasks_app.admin import base
-from tasks_app.models import Counter, Entry, Job, Lane, Launch, Operation, Run, Score
-from tasks_app.models.serial import outside_lanes
+from handbell import Job, Lane, Launch, Operation, outside_lanes, states
+from handbell.admin import base
+from tasks_app.models import Counter, Entry, Run, Score
 
 pytestmark = pytest.mark.django_db
 
@@ -203,6 +203,10 @@ def test_every_list_and_every_row_opens(model: type[Model], superuser: Client) -
         response = superuser.get(page(model, "change", row.pk))
         assert response.status_code == 200
         assert superuser.get(page(model, "history", row.pk)).status_code == 200
+
+
+def test_the_look_is_unfolds_where_it_is_installed(superuser: Client) -> None:
+    assert ("unfold" in superuser.get(page(TaskResult)).text) == apps.is_installed("unfold")
 
 
 def test_a_task_result_without_anything_optional_opens(superuser: Client) -> None:
@@ -401,7 +405,7 @@ def queries(client: Client, address: str) -> int:
 def test_very_many_rows_are_not_counted_to_their_end(
     number: int, said: str, superuser: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "MOST_COUNTED", 3)
+    monkeypatch.setattr(base, "MAX_COUNTED_ROWS", 3)
     make(TaskResult, range(number))
     response = superuser.get(page(TaskResult))
     assert said in " ".join(response.text.split())

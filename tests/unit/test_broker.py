@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
-from tasks_app.errors import BrokerUnavailable
-from tasks_app.plain import broker
+from handbell.common import broker
+from handbell.errors import BrokerUnavailable
 from tests.servers import free_port
 
 SCHEMES = ["redis", "amqp"]

@@ -16,37 +16,19 @@ import pytest
 import redis
 from kombu import Connection
 
-from project.embedded import LONGEST_SOCKET_PATH, EmbeddedBroker, Keeper
-from tasks_app.errors import BrokerUnavailable
+from handbell.embedded.broker import MAX_SOCKET_PATH_BYTES, EmbeddedBroker
+from handbell.embedded.server import BrokerServer
+from handbell.errors import BrokerUnavailable
 from tests.servers import wait_for
 from tests.system import ROOT, left_running
-
-USER = """
-import pathlib, sys
-from project.embedded import EmbeddedBroker
-broker = EmbeddedBroker(pathlib.Path(sys.argv[1]))
-broker.attach()
-print("attached", flush=True)
-sys.stdin.read()
-"""
-PARENT = """
-import os, pathlib, sys
-from project.embedded import EmbeddedBroker
-broker = EmbeddedBroker(pathlib.Path(sys.argv[1]))
-broker.attach()
-if os.fork() == 0:
-    broker.attach()
-    print("attached", flush=True)
-    sys.stdin.read()
-"""
 
 
 class User:
     """A process that uses the broker in `folder` until it is told to leave."""
 
-    def __init__(self, folder: Path, code: str = USER) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(folder)],
+            [sys.executable, "-m", "tests.broker_user", str(folder), *options],
             cwd=ROOT,
             text=True,
             stdin=subprocess.PIPE,
@@ -70,8 +52,8 @@ def use(short_folder: Path) -> Iterator[Use]:
     with ExitStack() as stack:
         stack.callback(wait_for, lambda: not left_running(short_folder), f"nothing runs in {short_folder}", 10)
 
-        def start(folder: Path = short_folder, code: str = USER) -> User:
-            user = User(folder, code)
+        def start(folder: Path = short_folder, *options: str) -> User:
+            user = User(folder, *options)
             stack.callback(user.leave)
             return user
 
@@ -84,12 +66,12 @@ def started(use: Use, folder: Path) -> tuple[EmbeddedBroker, User]:
     return EmbeddedBroker(folder), user
 
 
-def servers(folder: Path) -> list[psutil.Process]:
+def valkeys(folder: Path) -> list[psutil.Process]:
     return processes("valkey-server", str(folder))
 
 
-def keepers(folder: Path) -> list[psutil.Process]:
-    return processes("-m project.embedded", str(folder))
+def broker_servers(folder: Path) -> list[psutil.Process]:
+    return processes("-m handbell.embedded.server", str(folder))
 
 
 def processes(*words: str) -> list[psutil.Process]:
@@ -119,8 +101,8 @@ def test_several_processes_that_attach_at_once_share_one_server(use: Use, short_
         user.wait()
 
     assert EmbeddedBroker(short_folder).answers()
-    assert len(servers(short_folder)) == 1
-    wait_for(lambda: len(keepers(short_folder)) == 1, "one keeper is at work", 5)
+    assert len(valkeys(short_folder)) == 1
+    wait_for(lambda: len(broker_servers(short_folder)) == 1, "one process runs it", 5)
 
 
 def test_the_broker_ends_after_its_last_user_and_not_before_and_keeps_what_it_was_given(
@@ -128,13 +110,13 @@ def test_the_broker_ends_after_its_last_user_and_not_before_and_keeps_what_it_wa
 ) -> None:
     broker, first = started(use, short_folder)
     _, second = started(use, short_folder)
-    (server,) = servers(short_folder)
+    (server,) = valkeys(short_folder)
 
     first.leave()
     with client(broker) as connection:
         connection.rpush("messages", "kept")
     second.process.kill()
-    wait_for(lambda: not left_running(short_folder), "the server and its keeper are gone", 5)
+    wait_for(lambda: not left_running(short_folder), "the server and the process that runs it have ended", 5)
     assert not server.is_running()
     assert not broker.answers()
     started(use, short_folder)
@@ -143,14 +125,14 @@ def test_the_broker_ends_after_its_last_user_and_not_before_and_keeps_what_it_wa
 
 
 def test_a_forked_process_is_a_user_of_its_own(use: Use, short_folder: Path) -> None:
-    parent = use(code=PARENT)
+    parent = use(short_folder, "--fork")
     parent.wait()
     parent.process.wait()  # the fork still reads what the parent was given to read
-    (keeper,) = keepers(short_folder)
+    (broker_server,) = broker_servers(short_folder)
 
     with client(EmbeddedBroker(short_folder)) as connection:
         assert connection.ping()
-    assert keeper.is_running()
+    assert broker_server.is_running()
 
 
 def test_a_killed_server_comes_back_with_what_was_acknowledged(use: Use, short_folder: Path) -> None:
@@ -160,7 +142,7 @@ def test_a_killed_server_comes_back_with_what_was_acknowledged(use: Use, short_f
             connection.rpush("messages", number)
         durability = connection.config_get("append*")
         assert (durability["appendonly"], durability["appendfsync"]) == ("yes", "everysec")
-    (server,) = servers(short_folder)
+    (server,) = valkeys(short_folder)
 
     server.send_signal(signal.SIGKILL)
     wait_for(lambda: not server.is_running() and broker.answers(), "another server answers", 10)
@@ -169,23 +151,27 @@ def test_a_killed_server_comes_back_with_what_was_acknowledged(use: Use, short_f
     assert "The broker ended unexpectedly (killed by signal 9, SIGKILL)" in broker.log.read_text()
 
 
-def test_a_killed_keeper_takes_its_server_along_and_the_next_user_starts_another(use: Use, short_folder: Path) -> None:
+def test_a_server_ends_with_the_process_that_runs_it_and_the_next_user_starts_another(
+    use: Use, short_folder: Path
+) -> None:
     broker, _ = started(use, short_folder)
     with client(broker) as connection:
         connection.rpush("messages", "kept")
-    (keeper,) = keepers(short_folder)
+    (broker_server,) = broker_servers(short_folder)
 
-    keeper.send_signal(signal.SIGKILL)
-    wait_for(lambda: not servers(short_folder), "the server is gone", 5)
+    broker_server.send_signal(signal.SIGKILL)
+    wait_for(lambda: not valkeys(short_folder), "the server is gone", 5)
     started(use, short_folder)
     with client(broker) as connection:
         assert connection.lrange("messages", 0, -1) == [b"kept"]
 
 
-def test_a_server_that_outlived_its_keeper_is_replaced_and_not_left_running(use: Use, short_folder: Path) -> None:
+def test_a_server_that_outlived_the_process_that_ran_it_is_replaced_and_not_left_running(
+    use: Use, short_folder: Path
+) -> None:
     broker = EmbeddedBroker(short_folder)
     broker.prepare()
-    orphan = subprocess.Popen(Keeper(broker, stand_by=False)._server_command())
+    orphan = subprocess.Popen(BrokerServer(broker, stand_by=False)._server_command())
     try:
         wait_for(broker.answers, "the server answers", 10)
         with client(broker) as connection:
@@ -201,15 +187,17 @@ def test_a_server_that_outlived_its_keeper_is_replaced_and_not_left_running(use:
         assert connection.lrange("messages", 0, -1) == [b"kept"]
 
 
-def test_a_second_keeper_waits_for_its_turn_only_if_told_to(use: Use, short_folder: Path) -> None:
+def test_a_second_process_that_would_run_the_server_waits_for_its_turn_only_if_told_to(
+    use: Use, short_folder: Path
+) -> None:
     broker, _ = started(use, short_folder)
 
-    at_once = subprocess.run(broker.keeper_command(stand_by=False), cwd=ROOT, check=False, timeout=10)
+    at_once = subprocess.run(broker.server_command(stand_by=False), cwd=ROOT, check=False, timeout=10)
     assert at_once.returncode == 0
-    waiting = subprocess.Popen(broker.keeper_command(stand_by=True), cwd=ROOT)
+    waiting = subprocess.Popen(broker.server_command(stand_by=True), cwd=ROOT)
     try:
-        (keeper,) = [found for found in keepers(short_folder) if found.pid != waiting.pid]
-        keeper.send_signal(signal.SIGKILL)
+        (broker_server,) = [found for found in broker_servers(short_folder) if found.pid != waiting.pid]
+        broker_server.send_signal(signal.SIGKILL)
         wait_for(lambda: psutil.Process(waiting.pid).children(), "the one that waited runs a server", 10)
         wait_for(broker.answers, "it answers", 10)
         waiting.terminate()
@@ -221,12 +209,15 @@ def test_a_second_keeper_waits_for_its_turn_only_if_told_to(use: Use, short_fold
 
 def test_a_broker_that_cannot_start_is_said_in_a_sentence(short_folder: Path) -> None:
     (short_folder / "appendonlydir").write_text("in the way")
-    code = (
-        f"import project.embedded as e; e.START_SECONDS = 0.6; e.EmbeddedBroker(e.Path({str(short_folder)!r})).attach()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-
-    assert f"did not start within 1 s. Look into {short_folder / 'log'}, or set CELERY_BROKER_URL" in done.stderr
+    broker = EmbeddedBroker(short_folder)
+    try:
+        with pytest.raises(
+            BrokerUnavailable, match=r"did not start within 1 s\. Look into .*/log, or set CELERY_BROKER"
+        ):
+            broker.attach(0.6)
+        assert str(broker.log) == f"{short_folder}/log"
+    finally:
+        broker.release()
     wait_for(lambda: not left_running(short_folder), "nothing is left running", 10)
 
 
@@ -245,7 +236,7 @@ def test_a_long_folder_gets_a_short_private_one_for_its_socket(use: Use, short_f
     broker, user = started(use, folder)
     try:
         assert broker.answers()
-        assert len(os.fsencode(broker.socket_path)) <= LONGEST_SOCKET_PATH
+        assert len(os.fsencode(broker.socket_path)) <= MAX_SOCKET_PATH_BYTES
         assert broker.socket_path == EmbeddedBroker(folder).socket_path
         assert broker.socket_path != EmbeddedBroker(short_folder / ("other" * 30)).socket_path
         assert stat.S_IMODE(broker.socket_path.parent.stat().st_mode) == 0o700
@@ -276,7 +267,7 @@ def test_a_folder_of_another_user_is_refused(short_folder: Path) -> None:
         foreign.mkdir()
         os.chown(foreign, 12345, 12345)
 
-    with pytest.raises(BrokerUnavailable, match=rf"{foreign} belongs to another user. Set VAR_DIR"):
+    with pytest.raises(BrokerUnavailable, match=rf"{foreign} belongs to another user. Set HANDBELL_DATA_DIR"):
         EmbeddedBroker(foreign).prepare()
 
 

@@ -10,7 +10,7 @@ READERS: dict[str, tuple[Callable[[Environment], object], object]] = {
     "text": (lambda env: env.text("THING", "default", "For tests."), "default"),
     "boolean": (lambda env: env.boolean("THING", True, "For tests."), True),
     "names": (lambda env: env.names("THING", ["a", "b"], "For tests."), ["a", "b"]),
-    "number": (lambda env: env.number("THING", 7, "For tests.", least=1, most=9), 7),
+    "number": (lambda env: env.number("THING", 7, "For tests.", minimum=1, maximum=9), 7),
 }
 
 
@@ -53,7 +53,7 @@ def test_a_right_value_is_taken(kind: str, value: str, meant: object, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "sentence", "mend"),
+    ("kind", "value", "sentence", "fix"),
     [
         ("boolean", "maybe", "THING is 'maybe', which is not yes or no.", "Set it to yes or no."),
         ("number", "many", "THING is 'many', which is not a whole number.", "Set it to a whole number."),
@@ -64,15 +64,15 @@ def test_a_right_value_is_taken(kind: str, value: str, meant: object, monkeypatc
         ("names", " , ", "THING names nothing.", "Set it to a list with commas, or unset it."),
     ],
 )
-def test_a_wrong_value_gives_the_default_and_a_sentence_with_the_name_and_the_mend(
-    kind: str, value: str, sentence: str, mend: str, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_value_gives_the_default_and_a_sentence_with_the_name_and_the_fix(
+    kind: str, value: str, sentence: str, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THING", value)
     env = Environment()
     read, default = READERS[kind]
 
     assert read(env) == default
-    assert [(problem.name, problem.sentence, problem.mend) for problem in env.problems] == [("THING", sentence, mend)]
+    assert [(problem.name, problem.sentence, problem.fix) for problem in env.problems] == [("THING", sentence, fix)]
 
 
 def test_a_number_of_five_thousand_digits_is_refused_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,14 @@ from django.conf import LazySettings
 from django.db import OperationalError, connection, connections
 from django.utils import timezone
 
-from tasks_app.children import adopt_orphans
-from tasks_app.isolated import doorbell, launches, ledger, stopping, supervise, sweep, warm
-from tasks_app.isolated.supervisor import Supervisor, _only_one
-from tasks_app.models import Launch, LaunchBell
-from tests.launches import fail, hang, nothing, stubborn
+from handbell.common.child_process import adopt_orphans
+from handbell.common.doorbell import DoorbellMessage
+from handbell.isolated import fork_client, launches, sql, stop_pipe
+from handbell.isolated.doorbell import launches_doorbell
+from handbell.isolated.supervise import LaunchSupervisor, _supervisor_lock, supervise
+from handbell.isolated.sweep import sweep_launches
+from handbell.models import Doorbell, Launch
+from tests.launches import fail, hang, nothing, statuses, stubborn, wait_for_file
 from tests.servers import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -25,22 +29,18 @@ two_threads = pytest.mark.skipif(connection.vendor == "sqlite", reason="needs a 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _forker_ends_with_this_module() -> Iterator[None]:
+def _fork_server_ends_with_this_module() -> Iterator[None]:
     yield
-    warm.let_go()
-    adopt_orphans(yes=False)
+    fork_client.close_fork_client()
+    adopt_orphans(enabled=False)
 
 
 @pytest.fixture(autouse=True)
 def rings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often the doorbell was sent; it goes nowhere."""
     sent: list[int] = []
-    monkeypatch.setattr(doorbell, "send", lambda: sent.append(1))
+    monkeypatch.setattr(DoorbellMessage, "send", lambda self: sent.append(1))
     return sent
-
-
-def statuses() -> list[str]:
-    return list(Launch.objects.order_by("id").values_list("status", flat=True))
 
 
 def in_thread(work: Callable[[], Any]) -> threading.Thread:
@@ -63,10 +63,13 @@ def test_everything_that_waits_is_run_and_its_outcome_kept() -> None:
 
     assert [result.get(timeout=1) for result in results] == list(range(40))
     failed.refresh_from_db()
-    assert (failed.status, failed.reason) == ("failed", "ValueError: no cover, after 0.0 s")
+    assert failed.status == "failed"
+    assert failed.reason.startswith("ValueError: no cover, after ")
     assert "raise ValueError(text)" in (failed.traceback or "")
+    assert failed.started_at is not None
+    assert failed.finished_at is not None
     assert failed.finished_at >= failed.started_at >= failed.enqueued_at
-    assert (failed.exit_code, failed.owner_until) == (1, None)
+    assert (failed.exit_code, failed.lease_expires_at) == (1, None)
 
 
 def test_the_flag_is_down_afterwards_and_a_doorbell_too_many_finds_nothing() -> None:
@@ -75,41 +78,41 @@ def test_the_flag_is_down_afterwards_and_a_doorbell_too_many_finds_nothing() -> 
     supervise()
 
     assert statuses() == ["succeeded"]
-    assert not LaunchBell.objects.get().rung
+    assert not Doorbell.objects.get(name="launches").rung
 
 
 @two_threads
 def test_no_more_run_at_once_than_the_setting_says(settings: LazySettings) -> None:
-    settings.LAUNCH_CONCURRENCY = 2
+    settings.HANDBELL_LAUNCH_CONCURRENCY = 2
     for _ in range(4):
         hang.apply_async(time_limit=0.3)
-    most = []
+    counts = []
 
     thread = in_thread(supervise)
     while thread.is_alive():
-        most.append(Launch.objects.filter(status="running").count())
+        counts.append(Launch.objects.filter(status="running").count())
     thread.join()
 
     assert statuses() == ["timed_out"] * 4
-    assert max(most) == 2
+    assert max(counts) == 2
 
 
 def test_a_claim_is_made_once_whoever_asks() -> None:
     nothing.launch_many(range(10))
 
-    first, second = ledger.claim("a" * 32, "here", 6), ledger.claim("b" * 32, "there", 6)
+    first, second = sql.claim_launches("a" * 32, "here", 6), sql.claim_launches("b" * 32, "there", 6)
 
     assert [len(first), len(second)] == [6, 4]
     assert not {order.id for order in first} & {order.id for order in second}
-    assert ledger.claim("c" * 32, "here", 6) == []
+    assert sql.claim_launches("c" * 32, "here", 6) == []
 
 
 def test_what_a_launch_came_to_is_not_written_for_another_owner() -> None:
     launch = nothing.launch()
-    ledger.claim("a" * 32, "here", 1)
-    supervisor = Supervisor(warm.forker())
+    sql.claim_launches("a" * 32, "here", 1)
+    supervisor = LaunchSupervisor(fork_client.fork_client())
     supervisor.running = {launch.pk}
-    supervisor.forker.channel.send("start", [(launch.pk, "x", nothing.name, "[[],{}]", 5, 0.1, 512)])
+    supervisor.server.channel.send("start", [(launch.pk, "x", nothing.name, "[[],{}]", 5, 0.1, 512)])
 
     supervisor.run()
 
@@ -118,13 +121,13 @@ def test_what_a_launch_came_to_is_not_written_for_another_owner() -> None:
 
 def test_while_one_is_at_work_a_second_one_of_the_same_worker_leaves() -> None:
     nothing.delay()
-    with _only_one() as ours:
+    with _supervisor_lock() as ours:
         assert ours
         worker = os.getppid()
         pid = os.fork()
         if pid == 0:
             os.getppid = lambda: worker  # as if it were a sibling
-            with _only_one() as also:
+            with _supervisor_lock() as also:
                 os._exit(int(also))
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
@@ -147,7 +150,7 @@ def test_one_that_runs_is_cancelled_by_its_supervisor() -> None:
 
 @two_threads
 def test_one_that_is_not_ours_any_more_is_ended(settings: LazySettings) -> None:
-    settings.LAUNCH_LEASE_SECONDS = 1
+    settings.HANDBELL_LEASE_SECONDS = 1
     launch = hang.launch()
     Launch.objects.update(timeout=30)
     thread = in_thread(supervise)
@@ -162,15 +165,15 @@ def test_one_that_is_not_ours_any_more_is_ended(settings: LazySettings) -> None:
 
 
 @two_threads
-def test_when_the_forker_dies_its_launches_are_lost_and_the_rest_is_run(settings: LazySettings) -> None:
-    settings.LAUNCH_CONCURRENCY = 2
+def test_when_the_fork_server_dies_its_launches_are_lost_and_the_rest_is_run(settings: LazySettings) -> None:
+    settings.HANDBELL_LAUNCH_CONCURRENCY = 2
     lost = [stubborn.launch(), stubborn.launch()]
     Launch.objects.update(timeout=30)
     nothing.delay(1)
     thread = in_thread(supervise)
     wait_for(lambda: Launch.objects.filter(pid__isnull=False).count() == 2, "two run")
 
-    os.kill(warm.forker().pid, 9)
+    os.kill(fork_client.fork_client().pid, 9)
     thread.join(20)
 
     assert statuses() == ["lost", "lost", "succeeded"]
@@ -180,25 +183,26 @@ def test_when_the_forker_dies_its_launches_are_lost_and_the_rest_is_run(settings
 
 @two_threads
 def test_a_worker_that_is_told_to_stop_gives_launches_a_moment(
-    settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    settings.LAUNCH_STOP_SECONDS = 1
-    hang.apply_async(time_limit=0.5)
+    settings.HANDBELL_STOP_SECONDS = 2
+    wait_for_file.delay(str(tmp_path / "go_on"))
     hang.apply_async(time_limit=30)
-    settings.LAUNCH_CONCURRENCY = 2
+    settings.HANDBELL_LAUNCH_CONCURRENCY = 2
     nothing.delay()
     thread = in_thread(supervise)
     wait_for(lambda: Launch.objects.filter(status="running").count() == 2, "two run")
 
-    monkeypatch.setattr(stopping, "is_told", lambda: True)
-    thread.join(10)
+    monkeypatch.setattr(stop_pipe, "is_stop_announced", lambda: True)
+    (tmp_path / "go_on").touch()
+    thread.join(20)
 
-    assert statuses() == ["timed_out", "lost", "queued"]
+    assert statuses() == ["succeeded", "lost", "queued"]
     assert "because its worker was told to stop" in Launch.objects.get(status="lost").reason
 
 
 def test_a_database_that_does_not_answer_delays_the_outcome_and_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = ledger.finish
+    finish = sql.finish_launches
     failures: list[Any] = []
 
     def fail_at_first(*args: Any) -> None:
@@ -207,7 +211,7 @@ def test_a_database_that_does_not_answer_delays_the_outcome_and_loses_none(monke
             raise OperationalError("the server closed the connection")
         finish(*args)
 
-    monkeypatch.setattr(ledger, "finish", fail_at_first)
+    monkeypatch.setattr(sql, "finish_launches", fail_at_first)
     result = nothing.delay(7)
 
     supervise()
@@ -216,8 +220,34 @@ def test_a_database_that_does_not_answer_delays_the_outcome_and_loses_none(monke
     assert result.get(timeout=1) == 7
 
 
+def test_the_launches_of_a_dead_fork_server_are_recorded_however_long_the_database_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finish = sql.finish_launches
+    failures: list[Any] = []
+
+    def fail_at_first(*args: Any) -> None:
+        assert connection.in_atomic_block, "all are written in one transaction"
+        if len(failures) < 3:
+            failures.append(args)
+            raise OperationalError("the server closed the connection")
+        finish(*args)
+
+    rows = [stubborn.launch(), stubborn.launch()]
+    supervisor = LaunchSupervisor(fork_client.fork_client())
+    sql.claim_launches(supervisor.server.name, "here", 2)
+    supervisor.running = {row.pk for row in rows}
+    os.kill(supervisor.server.pid, 9)
+    monkeypatch.setattr(sql, "finish_launches", fail_at_first)
+
+    supervisor.run()
+
+    assert len(failures) == 3
+    assert statuses() == ["lost", "lost"]
+
+
 def test_a_claim_whose_answer_was_lost_is_given_back_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    claim, answers = ledger.claim, []
+    claim, answers = sql.claim_launches, []
 
     def lose_the_first_answer(*args: Any) -> Any:
         answers.append(claim(*args))
@@ -225,7 +255,7 @@ def test_a_claim_whose_answer_was_lost_is_given_back_and_run(monkeypatch: pytest
             raise OperationalError("the server closed the connection")
         return answers[-1]
 
-    monkeypatch.setattr(ledger, "claim", lose_the_first_answer)
+    monkeypatch.setattr(sql, "claim_launches", lose_the_first_answer)
     lost, other = nothing.delay(1), nothing.delay(2)
     Launch.objects.filter(task_id=other.id).update(status="cancelled")
 
@@ -240,45 +270,45 @@ def test_a_claim_whose_answer_was_lost_is_given_back_and_run(monkeypatch: pytest
 # --- The sweeper ------------------------------------------------------------------------------------------------------
 
 
-def age_the_bell(seconds: float) -> None:
-    LaunchBell.objects.update(rung_at=timezone.now() - timedelta(seconds=seconds))
+def age_the_doorbell(seconds: float) -> None:
+    Doorbell.objects.filter(name="launches").update(rung_at=timezone.now() - timedelta(seconds=seconds))
 
 
 def test_a_doorbell_that_was_lost_is_rung_again_each_time_later(rings: list[int]) -> None:
     nothing.delay()
     assert len(rings) == 1
-    sweep.sweep()
+    sweep_launches()
     assert len(rings) == 1  # it may be on its way
-    for times, patience in enumerate((1, 2, 4, 8, 16, 16), start=2):
-        age_the_bell(patience + 0.1)
-        sweep.sweep()
+    for times, patience in enumerate((2, 4, 8, 16, 32, 64, 64), start=2):
+        age_the_doorbell(patience + 0.1)
+        sweep_launches()
         assert len(rings) == times
-        sweep.sweep()
-        age_the_bell(min(2 * patience, 16) - 1)
-        sweep.sweep()
+        sweep_launches()
+        age_the_doorbell(min(2 * patience, 64) - 1)
+        sweep_launches()
         assert len(rings) == times
 
 
 def test_a_caller_that_died_before_it_rang_is_rung_for(rings: list[int]) -> None:
     nothing.delay()
-    doorbell.answer()
+    launches_doorbell.answer()
     rings.clear()
 
-    sweep.sweep()
+    sweep_launches()
     assert len(rings) == 1
 
     Launch.objects.update(status="succeeded")
-    age_the_bell(100)
-    sweep.sweep()
+    age_the_doorbell(100)
+    sweep_launches()
     assert len(rings) == 1  # nothing waits
 
 
 def test_a_launch_whose_supervisor_is_not_heard_of_is_lost_and_never_starts_again() -> None:
     launch, kept = nothing.launch(), nothing.launch()
-    ledger.claim("a" * 32, "elsewhere", 2)
-    Launch.objects.filter(pk=launch.pk).update(owner_until=timezone.now() - timedelta(seconds=1))
+    sql.claim_launches("a" * 32, "elsewhere", 2)
+    Launch.objects.filter(pk=launch.pk).update(lease_expires_at=timezone.now() - timedelta(seconds=1))
 
-    sweep.sweep()
+    sweep_launches()
     supervise()
 
     assert statuses() == ["lost", "running"]
@@ -286,4 +316,4 @@ def test_a_launch_whose_supervisor_is_not_heard_of_is_lost_and_never_starts_agai
     assert launch.reason == "lost: its supervisor on elsewhere died or was cut off, and nobody knows how far it came"
     assert json.loads(launch.result or "")["exc_type"] == "ProcessDied"
     kept.refresh_from_db()
-    assert kept.owner_until is not None
+    assert kept.lease_expires_at is not None

@@ -10,10 +10,8 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
 
-from tasks_app.models import Job
-from tasks_app.parallel import over
-from tasks_app.parallel.testing import run_jobs
-from tests.unit.test_jobs import add, pick, start_child
+from handbell import Job, over
+from tests.jobs import add, pick, run_jobs, start_child
 
 pytestmark = pytest.mark.django_db
 HTML = "<script>alert(1)</script>"
@@ -82,13 +80,13 @@ def test_only_who_may_change_jobs_steers_them(make_user: Callable[..., User]) ->
     job.refresh_from_db()
     assert job.paused
     text = client.post(f"/jobs/{job.pk}/pause/", follow=True).content.decode()
-    assert "that does not go now" in text
+    assert "is paused, so it cannot be paused" in text
     assert "Resume" in text
 
 
 def run(*arguments: Any) -> str:
     output = StringIO()
-    call_command("jobs", *map(str, arguments), stdout=output)
+    call_command("handbell", "jobs", *map(str, arguments), stdout=output)
     return output.getvalue()
 
 
@@ -108,7 +106,7 @@ def test_the_command_steers(monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"Job {job.pk}" in run(action, job.pk)
         job.refresh_from_db()
         assert job.status == status
-    with pytest.raises(CommandError, match="that does not go now"):
+    with pytest.raises(CommandError, match="is cancelled, so it cannot be paused"):
         run("pause", job.pk)
     with pytest.raises(CommandError, match="nothing to retry"):
         run("retry", job.pk)

@@ -17,8 +17,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
-from tasks_app import states
-from tasks_app.models import Entry, Launch, Operation, Run
+from handbell import states
+from handbell.models import Launch, Operation
+from tasks_app.models import Entry, Run
 from tasks_app.queues import QUEUES
 from tasks_app.workloads import WORKLOADS
 from tasks_app.workloads.words import SAMPLES
@@ -53,7 +54,13 @@ def visitor(make_user: MakeUser) -> Callable[..., Client]:
 
 
 @pytest.fixture
-def entry(db: None) -> Entry:
+def no_entry(db: None) -> None:
+    """Without the examples that a new database begins with."""
+    Entry.objects.all().delete()
+
+
+@pytest.fixture
+def entry(no_entry: None) -> Entry:
     return Entry.objects.create(title="The title", body="Some words.")
 
 
@@ -215,7 +222,7 @@ def test_a_start_with_errors_starts_nothing_and_says_them(
     assert (Run.objects.count(), Operation.objects.count(), sent()) == (0, 0, [])
 
 
-def test_a_start_that_needs_an_entry_says_so(visitor: Callable[..., Client], sent: Sent) -> None:
+def test_a_start_that_needs_an_entry_says_so(no_entry: None, visitor: Callable[..., Client], sent: Sent) -> None:
     answer = visitor("view_run", "add_run").post("/start/launches/", INPUTS["launches"], headers=HTMX)
 
     assert "There is no live entry to launch for. Add one in the admin, under Entries." in text(answer)
@@ -376,5 +383,5 @@ def test_a_sample_shows_its_module_and_nothing_of_the_project(client: Client) ->
         shown = client.get(f"/samples/{name}/").content.decode()
         assert "<strong" in shown, name
         assert len(shown) > 1000, name
-        for private in (settings.SECRET_KEY, str(settings.VAR_DIR), "project.settings"):
+        for private in (settings.SECRET_KEY, str(settings.HANDBELL_DATA_DIR), "project.settings"):
             assert private not in shown, name

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tasks_app.children import describe_exit
+from handbell.common.child_process import describe_exit
 
 
 @pytest.mark.parametrize(

@@ -1,50 +1,65 @@
-"""The table of queues, and what derives from it: workers, routes and declarations."""
+"""Tables of queues, the project's and the engine's own, and what derives from them: workers, routes, declarations."""
 
 from typing import Any
 
 import pytest
 from celery import current_app
 from celery.exceptions import QueueNotFound
+from django.conf import LazySettings
 from kombu.transport.pyamqp import Channel
 
-from tasks_app import queues, tasks
-from tasks_app.queues import CPU, HIGH, IO, ISOLATED, QUEUES, SERIAL, Queue, route, worker_options
+from handbell import queues
+from handbell.queues import CORES, ISOLATED_QUEUE, SERIAL_QUEUE, Queue, problems_in, queue_table, worker_options
+from tasks_app import tasks
+from tasks_app.queues import CPU, HIGH, IO, QUEUES, route
 
-OPTIONS: list[tuple[Queue, int, list[str]]] = [
-    (SERIAL, 1, ["--queues=serial", "--hostname=serial@%h", "--pool=prefork", "--concurrency=1"]),
+OPTIONS: list[tuple[Queue, list[str]]] = [
+    (SERIAL_QUEUE, ["--queues=serial", "--hostname=serial@%h", "--pool=prefork", "--concurrency=1"]),
     (
         HIGH,
-        4,
         ["--queues=high", "--hostname=high@%h", "--pool=prefork", "--concurrency=4", "--max-memory-per-child=307200"],
     ),
     (
         CPU,
-        8,
-        ["--queues=cpu", "--hostname=cpu@%h", "--pool=prefork", "--autoscale=8,1", "--max-memory-per-child=307200"],
+        [
+            *("--queues=cpu", "--hostname=cpu@%h", "--pool=prefork"),
+            *(f"--autoscale={CORES},1", "--max-memory-per-child=307200"),
+        ],
     ),
-    (IO, 16, ["--queues=io", "--hostname=io@%h", "--pool=threads", "--concurrency=16"]),
-    (ISOLATED, 2, ["--queues=isolated", "--hostname=isolated@%h", "--pool=prefork", "--concurrency=2"]),
+    (IO, ["--queues=io", "--hostname=io@%h", "--pool=threads", "--concurrency=16"]),
+    (ISOLATED_QUEUE, ["--queues=isolated", "--hostname=isolated@%h", "--pool=prefork", "--concurrency=2"]),
 ]
 FIBONACCI = tasks.fibonacci.name
 
 
-@pytest.mark.parametrize(("queue", "concurrency", "options"), OPTIONS, ids=lambda value: getattr(value, "name", ""))
-def test_a_worker_gets_the_options_of_its_queue(queue: Queue, concurrency: int, options: list[str]) -> None:
-    assert worker_options(queue, concurrency) == options
+@pytest.mark.parametrize(("queue", "options"), OPTIONS, ids=lambda value: getattr(value, "name", ""))
+def test_a_worker_gets_the_options_of_its_queue(queue: Queue, options: list[str]) -> None:
+    assert worker_options(queue) == options
 
 
 def test_every_queue_is_covered_here() -> None:
-    assert [queue for queue, _, _ in OPTIONS] == list(QUEUES)
+    assert [queue for queue, _ in OPTIONS] == list(QUEUES) == list(queue_table())
 
 
-def test_autoscaling_never_starts_with_more_processes_than_it_may_have() -> None:
+def test_the_setting_changes_the_concurrency_of_the_queues_that_it_names(settings: LazySettings) -> None:
+    settings.HANDBELL_CONCURRENCY = "cpu=8,io=3"
+
+    assert "--autoscale=8,1" in worker_options(CPU)
+    assert "--concurrency=3" in worker_options(IO)
+    assert "--concurrency=4" in worker_options(HIGH)
+
+
+def test_autoscaling_never_starts_with_more_processes_than_it_may_have(settings: LazySettings) -> None:
     queue = Queue("big", "prefork", 8, "For tests.", autoscale_from=4)
+    settings.HANDBELL_CONCURRENCY = {"big": 2}
 
-    assert "--autoscale=2,2" in worker_options(queue, 2)
+    assert "--autoscale=2,2" in worker_options(queue)
 
 
-def test_a_shared_worker_takes_the_parallel_queues_under_its_own_name() -> None:
-    assert queues.shared_worker_options("w1", 3) == [
+def test_a_shared_worker_takes_the_parallel_queues_under_its_own_name(settings: LazySettings) -> None:
+    settings.HANDBELL_CONCURRENCY = {"cpu": 3}
+
+    assert queues.shared_worker_options("w1") == [
         *("--queues=high,cpu,io", "--hostname=w1@%h", "--pool=prefork", "--concurrency=3")
     ]
 
@@ -71,12 +86,12 @@ def test_other_tasks_are_routed_by_what_they_name_themselves() -> None:
 
 
 def test_every_task_goes_to_a_queue_in_the_table() -> None:
-    own: list[Any] = [task for name, task in current_app.tasks.items() if name.startswith("tasks_app.")]
+    own: list[Any] = [task for name, task in current_app.tasks.items() if name.startswith(("tasks_app.", "handbell."))]
 
-    assert own
+    assert {"handbell.drain", "handbell.supervise", "tasks_app.tasks.fibonacci"} <= {task.name for task in own}
     for task in own:
         routed = current_app.amqp.router.route(dict(task._get_exec_options()), task.name, (), {})
-        assert routed["queue"].name in {found.name for found in QUEUES}, task.name
+        assert routed["queue"].name in queues.queue_names(), task.name
 
 
 def test_every_declaration_asks_rabbitmq_for_priorities_up_to_nine() -> None:
@@ -97,10 +112,26 @@ def test_a_queue_that_is_not_in_the_table_is_refused_at_the_call() -> None:
 def test_a_task_without_a_queue_or_a_route_goes_to_the_default_queue() -> None:
     routed = current_app.amqp.router.route({}, "somewhere.else", (), {})
 
-    assert routed["queue"].name == queues.DEFAULT.name
+    assert routed["queue"].name == queues.default_queue() == CPU.name
 
 
-def test_each_adjustable_queue_has_a_variable_of_its_own() -> None:
-    variables = [queue.variable for queue in QUEUES if queue.adjustable]
+def test_a_project_without_a_table_has_the_one_of_the_engine(settings: LazySettings) -> None:
+    settings.HANDBELL_QUEUES = None
 
-    assert variables == ["HIGH_CONCURRENCY", "CPU_CONCURRENCY", "IO_CONCURRENCY"]
+    assert queues.queue_names() == ["serial", "celery", "io", "isolated"]
+    assert queues.default_queue() == "celery"
+    assert problems_in(queue_table()) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        (QUEUES[1:], "It has no queue serial, which Handbell's own messages go to."),
+        (QUEUES[:-1], "It has no queue isolated, which Handbell's own messages go to."),
+        ((*QUEUES, HIGH), "It has the queue high more than once."),
+        ((SERIAL_QUEUE, HIGH, IO, ISOLATED_QUEUE), "Exactly one queue must have is_default=True."),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_in_a_sentence(table: tuple[Queue, ...], problem: str) -> None:
+    assert problems_in(table) == [problem]
+    assert problems_in(QUEUES) == []

@@ -8,7 +8,7 @@ from celery.app.task import Context
 from celery.result import AsyncResult
 from django_celery_results.models import TaskResult
 
-from tasks_app.plain.results import DatabaseBackend
+from handbell.celery.backend import DatabaseBackend
 
 pytestmark = pytest.mark.django_db
 

@@ -4,12 +4,11 @@ from datetime import timedelta
 
 import pytest
 from celery import current_app
-from django.conf import settings
 from django.utils import timezone
 from django_celery_beat import schedulers
 from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTasks
 
-from tasks_app.plain.scheduler import DatabaseScheduler
+from handbell.celery.scheduler import DatabaseScheduler
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +33,7 @@ def make(name: str) -> PeriodicTask:
 def test_beat_uses_this_scheduler_and_looks_every_two_seconds() -> None:
     scheduler = DatabaseScheduler(app=current_app)
 
-    assert settings.CELERY_BEAT_SCHEDULER == "tasks_app.plain.scheduler:DatabaseScheduler"
+    assert current_app.conf.beat_scheduler == "handbell.celery.scheduler:DatabaseScheduler"
     assert scheduler.max_interval == 2
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, transaction
 
-from tasks_app.models import Counter, Operation
-from tasks_app.serial import serial_task
-from tasks_app.serial.testing import run_operations
+from handbell import serial_task
+from handbell.models import Operation
+from handbell.testing import run_operations
+from tasks_app.models import Counter
 from tasks_app.tasks import increment_value
 from tests.lanes_app.tables import Document, Shelf, Tag, lane, make
 
@@ -130,7 +131,7 @@ def shelve(document_id: int, name: str, *, fail: bool = False) -> None:
             with transaction.atomic():
                 Shelf.objects.create(name=name)
         except IntegrityError:
-            happened.append("the inner transaction was undone")
+            happened.append("the inner transaction was rolled back")
     document = Document.objects.select_for_update().get(pk=document_id)
     document.shelf = shelf
     document.save(update_fields=["shelf"])
@@ -254,7 +255,7 @@ def test_what_a_function_keeps_on_the_row_is_not_there_for_the_next() -> None:
     """Two operations are the same to each other in one batch as in two: cached properties and relations are not."""
     shelf = make(Shelf, name="its name")
     document = make(Document)
-    calls = [(doubled, 1), (doubled, 2), (put_on, shelf.pk), (name_of_the_shelf,)]
+    calls: list[Any] = [(doubled, 1), (doubled, 2), (put_on, shelf.pk), (name_of_the_shelf,)]
     results = [task.delay(document.pk, *args) for task, *args in calls]
 
     run_operations()
@@ -287,7 +288,7 @@ def test_a_free_function_has_transactions_of_its_own_within_the_operation() -> N
     run_operations()
 
     assert [before.get(), free.get(), after.get()] == [1, None, 2]
-    assert happened == ["the inner transaction was undone"]
+    assert happened == ["the inner transaction was rolled back"]
     document.refresh_from_db()
     assert (document.words, document.version, document.shelf and document.shelf.name) == (["a", "b"], 3, "x")
 

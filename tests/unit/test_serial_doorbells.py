@@ -1,7 +1,6 @@
 """Doorbells: one message however many calls, after the commit and only then; the sweeper rings where one was lost."""
 
 import logging
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import timedelta
@@ -13,13 +12,17 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 
-from tasks_app import bell, sweeper
-from tasks_app.models import Counter, Doorbell, Lane, Operation
-from tasks_app.serial import doorbell, lanes, ledger, sweep
-from tasks_app.serial import drain as drain_task
-from tasks_app.serial.drain import Drain
+from handbell import sweeper
+from handbell.common import broker
+from handbell.common.doorbell import MAX_RING_ATTEMPTS, DoorbellMessage
+from handbell.models import Doorbell, Lane, Operation
+from handbell.serial import doorbell, lanes, sql, sweep
+from handbell.serial import drain as drain_module
+from handbell.serial.doorbell import doorbell_name
+from handbell.serial.drain import drain as drain_task
+from tasks_app.models import Counter
 from tasks_app.tasks import increment_value
-from tests.lanes_app.tables import lane
+from tests.lanes_app.tables import lane, state
 from tests.unit.conftest import Message
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -107,7 +110,7 @@ def test_a_drain_makes_way_after_its_slice_and_rings_for_what_is_left(
     increment_value.delay(COUNTER)
     rung(sent)
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules[Drain.__module__], "SLICE_SECONDS", 0)
+        patch.setattr(drain_module, "SLICE_SECONDS", 0)
         drain_task(mine)
 
     assert rung(sent) == [mine]
@@ -120,14 +123,14 @@ def test_an_operation_that_comes_while_the_lane_is_drained_is_not_left_behind(
     sent: Sent, mine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes after the last look at what waits and before the commit: its doorbell is its own."""
-    complete = ledger.complete
+    complete = sql.complete_operations
 
     def complete_while_another_comes(*args: Any, **kwargs: Any) -> None:
         complete(*args, **kwargs)
         if Operation.objects.count() == 1:
             increment_value.delay(COUNTER)
 
-    monkeypatch.setattr(ledger, "complete", complete_while_another_comes)
+    monkeypatch.setattr(sql, "complete_operations", complete_while_another_comes)
     increment_value.delay(COUNTER)
     drain_task(mine)
 
@@ -140,7 +143,7 @@ def test_a_doorbell_too_many_changes_nothing(sent: Sent, mine: int) -> None:
         drain_task(mine)
 
     assert Counter.objects.get().value == 1
-    assert Doorbell.objects.get(pk=mine).deaths == 0
+    assert Doorbell.objects.get(pk=doorbell_name(mine)).crash_count == 0
 
 
 def test_the_doorbell_of_a_lane_that_is_gone_is_heard_by_nobody(sent: Sent) -> None:
@@ -154,10 +157,10 @@ def test_a_drain_whose_connection_breaks_gives_up_and_keeps_nothing(
 ) -> None:
     increment_value.delay(COUNTER)
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "complete", raising(OperationalError("the server closed the connection")))
+        patch.setattr(sql, "complete_operations", raising(OperationalError("the server closed the connection")))
         drain_task(mine)
 
-    assert "was given up in the middle of a batch; it is taken up again" in caplog.text
+    assert "the drain broke off in the middle of a batch" in caplog.text
     assert not Counter.objects.exists()
     drain_task(mine)
     assert Counter.objects.get().value == 1
@@ -182,9 +185,9 @@ def test_a_call_does_not_need_the_broker_and_does_not_wait_for_it_twice(
         increment_value.delay_many((f"{COUNTER} {number}",) for number in range(100))
 
     assert caplog.text.count("It is sent once the broker answers.") == 1
-    assert result.state == "QUEUED"
+    assert state(result) == "QUEUED"
 
-    bell._Broker.silent_until = 0.0
+    broker._Backoff.until = 0.0
     Doorbell.objects.filter(rung=True).update(rung_at=ago(60))
     sweep.sweep()
     assert mine in rung(sent)
@@ -195,11 +198,11 @@ def test_whatever_goes_wrong_with_a_doorbell_the_call_has_succeeded(
     in_a_transaction: bool, mine: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The database may go away just between the commit and the doorbell."""
-    monkeypatch.setattr(doorbell, "ring", raising(OperationalError("the server closed the connection")))
+    monkeypatch.setattr(DoorbellMessage, "ring", raising(OperationalError("the server closed the connection")))
     with transaction.atomic() if in_a_transaction else nullcontext():
         result = increment_value.delay(COUNTER)
 
-    assert result.state == "QUEUED"
+    assert state(result) == "QUEUED"
     assert "the server closed the connection" in caplog.text
 
 
@@ -236,16 +239,26 @@ def test_the_sweeper_rings_again_after_two_seconds_then_four_and_so_on_up_to_64(
     increment_value.delay(COUNTER)
     sent()
     for patience in (2, 4, 8, 16, 32, 64, 64):
-        Doorbell.objects.filter(pk=mine).update(rung_at=ago(patience - 0.5))
+        Doorbell.objects.filter(pk=doorbell_name(mine)).update(rung_at=ago(patience - 0.5))
         sweep.sweep()
         assert rung(sent) == []
-        Doorbell.objects.filter(pk=mine).update(rung_at=ago(patience + 0.5))
+        Doorbell.objects.filter(pk=doorbell_name(mine)).update(rung_at=ago(patience + 0.5))
         sweep.sweep()
         assert rung(sent) == [mine]
 
 
+def test_the_sweeper_goes_on_ringing_however_long_nobody_answers(sent: Sent, mine: int) -> None:
+    increment_value.delay(COUNTER)
+    sent()
+    for _ in range(2):
+        Doorbell.objects.filter(pk=doorbell_name(mine)).update(ring_attempts=MAX_RING_ATTEMPTS, rung_at=ago(64.5))
+        sweep.sweep()
+        assert rung(sent) == [mine]
+    assert Doorbell.objects.get(pk=doorbell_name(mine)).ring_attempts == MAX_RING_ATTEMPTS
+
+
 def claimed(until: float) -> Callable[[], object]:
-    return lambda: Operation.objects.update(status="running", owner_until=ago(-until))
+    return lambda: Operation.objects.update(status="running", lease_expires_at=ago(-until))
 
 
 @pytest.mark.parametrize(
@@ -297,8 +310,8 @@ def test_the_sweeper_goes_on_whatever_happens(
             raise error
         sweeper._stopped.set()
 
-    monkeypatch.setattr(sweeper, "PARTS", (look,))
-    monkeypatch.setattr(sweeper, "SECONDS", 0.001)
+    monkeypatch.setattr(sweeper, "SWEEPS", (look,))
+    monkeypatch.setattr(sweeper, "INTERVAL_SECONDS", 0.001)
     try:
         sweeper.run()
     finally:
@@ -326,7 +339,7 @@ def test_one_message_is_enough_for_every_lane_that_was_rung(sent: Sent, mine: in
 def test_a_doorbell_that_was_answered_already_takes_no_lock(monkeypatch: pytest.MonkeyPatch, mine: int) -> None:
     increment_value.delay(COUNTER)
     drain_task(mine)
-    monkeypatch.setattr(ledger, "lock", lambda lane, **kwargs: pytest.fail("there is nothing to do"))
+    monkeypatch.setattr(sql, "lock_lane", lambda lane, **kwargs: pytest.fail("there is nothing to do"))
 
     drain_task(mine)
     drain_task(mine)

@@ -1,19 +1,23 @@
 """The odd cases of a drain: tasks it does not know, operations that kill their process, drains that meet."""
 
-import sys
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
 from django.db import connection
 
-from tasks_app.models import Counter, Doorbell, Lane, LaneCount, Operation
-from tasks_app.serial import doorbell, external, lanes, ledger, serial_task
-from tasks_app.serial.apply import Applier
-from tasks_app.serial.drain import BATCH, MOST_DEATHS, Drain
-from tasks_app.serial.testing import run_operations
+from handbell import serial_task
+from handbell.models import Doorbell, Lane, LaneCount, Operation
+from handbell.serial import doorbell, lanes, sql
+from handbell.serial import drain as drain_module
+from handbell.serial.apply import BatchApplier
+from handbell.serial.claim import OperationClaim, reclaim
+from handbell.serial.doorbell import doorbell_name
+from handbell.serial.drain import MAX_BATCH_OPERATIONS, MAX_CRASHES, LaneDrain
+from handbell.testing import run_operations
+from tasks_app.models import Counter
 from tasks_app.tasks import increment_value
-from tests.lanes_app.tables import Document, lane, operation
+from tests.lanes_app.tables import Document, lane, operation, state
 
 pytestmark = pytest.mark.django_db
 COUNTER = "drained"
@@ -31,7 +35,7 @@ def mine() -> int:
 
 
 def expire_claims() -> None:
-    Operation.objects.filter(status="running").update(owner_until="2000-01-01T00:00:00Z")
+    Operation.objects.filter(status="running").update(lease_expires_at="2000-01-01T00:00:00Z")
 
 
 class Killed(BaseException):
@@ -59,7 +63,7 @@ def test_an_operation_of_an_unknown_task_fails_in_a_sentence() -> None:
 
 
 def test_an_operation_of_an_unknown_task_waits_for_a_newer_worker(settings: LazySettings) -> None:
-    settings.SERIAL_UNKNOWN_TASKS = "wait"
+    settings.HANDBELL_SERIAL_UNKNOWN_TASKS = "wait"
     results = [increment_value.delay(COUNTER) for _ in range(3)]
     forget_the_task(1)
 
@@ -87,28 +91,28 @@ def test_a_plain_task_is_not_a_serial_one() -> None:
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operation that adds 666 kills the process that runs it."""
-    run = Applier.apply
+    run = BatchApplier.apply
 
-    def apply(applier: Applier, number: int) -> object:
-        if "666" in applier._todo[number][0].arguments:
+    def apply(applier: BatchApplier, number: int) -> object:
+        if "666" in applier._batch[number][0].arguments:
             raise Killed
         return run(applier, number)
 
-    monkeypatch.setattr(Applier, "apply", apply)
+    monkeypatch.setattr(BatchApplier, "apply", apply)
 
 
 def drain_until_nothing_waits(number: int) -> int:
-    """Answer the doorbell of a lane again and again, as a worker's processes do that die; how many of them died."""
-    for deaths in range(20):
+    """Answer the doorbell of a lane again and again, as processes do that crash; how many of them crashed."""
+    for crashes in range(20):
         try:
             answered = doorbell.answer(number)
             assert answered is not None
-            while Drain(*answered).run():
+            while LaneDrain(*answered).run():
                 answered = doorbell.answer(number) or answered
         except Killed:
             expire_claims()
         else:
-            return deaths
+            return crashes
     raise AssertionError("nothing helped")
 
 
@@ -116,13 +120,13 @@ def drain_until_nothing_waits(number: int) -> int:
 def test_an_operation_that_kills_its_process_is_given_up_and_its_neighbours_are_kept(mine: int) -> None:
     results = increment_value.delay_many((COUNTER, by) for by in [1, 2, 666, 3, 4])
 
-    deaths = drain_until_nothing_waits(mine)
+    crashes = drain_until_nothing_waits(mine)
 
-    assert deaths == MOST_DEATHS + 1  # the first of them, within a batch, might have been anybody's fault
+    assert crashes == MAX_CRASHES + 1  # the first of them, within a batch, might have been anybody's fault
     assert [result.state for result in results] == ["SUCCESS", "SUCCESS", "FAILURE", "SUCCESS", "SUCCESS"]
     assert Counter.objects.get().value == 10
     lost = operation(results[2])
-    assert (lost.status, lost.attempts) == ("lost", MOST_DEATHS + 1)
+    assert (lost.status, lost.attempts) == ("lost", MAX_CRASHES + 1)
     assert "The process died 3 times while it ran this operation" in str(results[2].result)
     assert {operation(results[number]).attempts for number in (0, 1, 3, 4)} == {1}
 
@@ -137,7 +141,7 @@ def test_two_operations_that_kill_their_process_are_both_given_up(mine: int) -> 
 
 
 @pytest.mark.usefixtures("poison")
-def test_once_it_is_mended_it_can_be_run_again(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_it_is_fixed_it_can_be_run_again(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
     result = increment_value.delay(COUNTER, 666)
     drain_until_nothing_waits(mine)
     monkeypatch.undo()
@@ -157,58 +161,57 @@ def test_who_dies_for_another_reason_costs_nobody_anything(mine: int) -> None:
 
     answered = doorbell.answer(mine)
     assert answered is not None
-    drain = Drain(*answered)
-    assert drain.careful
+    drain = LaneDrain(*answered)
+    assert drain.one_by_one
     drain.run()
 
     assert [result.get() for result in results] == [1, 2, 3]
-    assert Doorbell.objects.get(pk=mine).deaths == 0
-    assert Doorbell.objects.get(pk=mine).careful == BATCH - 3
+    assert Doorbell.objects.get(pk=doorbell_name(mine)).crash_count == 0
+    assert Doorbell.objects.get(pk=doorbell_name(mine)).one_by_one == MAX_BATCH_OPERATIONS - 3
 
 
-def test_care_comes_to_an_end(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[Drain.__module__], "BATCH", 4)
+def test_operations_are_run_one_by_one_for_a_batch_only(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "MAX_BATCH_OPERATIONS", 4)
     for _ in range(10):
         increment_value.delay(COUNTER)
-    drain = Drain(mine, deaths=2, careful=0)
+    drain = LaneDrain(mine, crash_count=2)
     drain.run()
 
-    assert (drain.applied, drain.careful, Counter.objects.get().value) == (10, 0, 10)
-    assert Doorbell.objects.get(pk=mine).careful == 0
+    assert (drain.applied, drain.one_by_one, Counter.objects.get().value) == (10, 0, 10)
+    assert Doorbell.objects.get(pk=doorbell_name(mine)).one_by_one == 0
 
 
 # --- Drains that meet -----------------------------------------------------------------------------------------------
 
 
-def test_doorbells_answered_at_once_are_no_deaths(mine: int) -> None:
+def test_doorbells_answered_at_the_same_time_are_no_crashes(mine: int) -> None:
     """Ten processes answer before the first of them has the lock; the last one gets it."""
     result = increment_value.delay(COUNTER)
     answers = [doorbell.answer(mine) for _ in range(10)]
 
     for answered in reversed(answers):
         assert answered is not None
-        Drain(*answered).run()
+        LaneDrain(*answered).run()
 
     assert (result.state, result.get(), operation(result).attempts) == ("SUCCESS", 1, 1)
 
 
-def test_a_careful_drain_that_was_overtaken_leaves_the_operation_to_who_overtook_it(
+def test_a_drain_that_was_overtaken_leaves_the_operation_to_the_one_that_overtook_it(
     mine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was frozen between its claim and the lock, for longer than the claim holds."""
     results = [increment_value.delay(COUNTER) for _ in range(2)]
-    is_still_ours = external.is_still_ours
     overtaken: list[Any] = []
 
-    def overtake(claim: external.Claim) -> bool:
+    def overtake(claim: OperationClaim) -> bool:
         if not overtaken:
             overtaken.append(claim)
             expire_claims()
-            Drain(mine, deaths=2, careful=0).run()
-        return is_still_ours(claim)
+            LaneDrain(mine, crash_count=2).run()
+        return reclaim(claim)
 
-    monkeypatch.setattr(external, "is_still_ours", overtake)
-    drain = Drain(mine, deaths=2, careful=0)
+    monkeypatch.setattr(drain_module, "reclaim", overtake)
+    drain = LaneDrain(mine, crash_count=2)
     drain.run()
 
     assert drain.applied == 0
@@ -220,38 +223,38 @@ def test_a_lane_that_is_paused_blocked_or_gone_is_left_alone(mine: int) -> None:
     result = increment_value.delay(COUNTER)
     for values in ({"paused": True}, {"paused": False, "blocked_by": 1}):
         Lane.objects.filter(pk=mine).update(**values)
-        assert Drain(mine, deaths=1, careful=0).run() is False
-    assert Drain(4711, deaths=1, careful=0).run() is False
-    assert result.state == "QUEUED"
+        assert LaneDrain(mine, crash_count=1).run() is False
+    assert LaneDrain(4711, crash_count=1).run() is False
+    assert state(result) == "QUEUED"
 
 
 def test_the_number_of_lanes_is_looked_up_under_the_lock(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have changed since the drain began."""
-    lock = ledger.lock
+    lock = sql.lock_lane
     seen: list[Any] = []
-    prepare = Applier.prepare
+    prepare = BatchApplier.prepare
 
     def change_then_lock(number: int) -> bool | None:
         if not seen:
             lanes.resize(1)
         return lock(number)
 
-    def look(applier: Applier, batch: list[object]) -> None:
+    def look(applier: BatchApplier, batch: list[object]) -> None:
         seen.append(applier.lanes)
         prepare(applier, batch)  # type: ignore[arg-type]
 
     increment_value.delay(COUNTER)
-    monkeypatch.setattr(ledger, "lock", change_then_lock)
-    monkeypatch.setattr(Applier, "prepare", look)
-    Drain(0, deaths=0, careful=0).run()
+    monkeypatch.setattr(sql, "lock_lane", change_then_lock)
+    monkeypatch.setattr(BatchApplier, "prepare", look)
+    LaneDrain(0).run()
 
     assert seen == [1]
     assert LaneCount.objects.get().count == 1
 
 
 def test_a_process_that_is_silent_in_a_batch_loses_the_lane(settings: LazySettings, mine: int) -> None:
-    settings.SERIAL_FROZEN_SECONDS = 7
-    assert ledger.lock(mine) is True
+    settings.HANDBELL_SERIAL_IDLE_SECONDS = 7
+    assert sql.lock_lane(mine) is True
 
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:

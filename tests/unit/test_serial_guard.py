@@ -11,10 +11,11 @@ from django.core.management import call_command
 from django.db import models, transaction
 from django.test.utils import isolate_apps
 
-from tasks_app.errors import OutsideLane
-from tasks_app.models import Counter, LaneCount, SerialModel, outside_lanes
-from tasks_app.models.serial import SerialQuerySet, in_lane
-from tasks_app.serial import serial_task
+from handbell import serial_task
+from handbell.errors import OutsideLane
+from handbell.models import LaneCount, SerialModel, outside_lanes
+from handbell.models.serial import SerialQuerySet, in_lane
+from tasks_app.models import Counter
 from tests.lanes_app.tables import Box, Document, Shelf, Tag, lane, make
 
 pytestmark = pytest.mark.django_db
@@ -249,7 +250,7 @@ def test_a_model_whose_writes_could_get_past_its_lanes_is_found_by_check() -> No
             app_label = "lanes_app"
 
     def errors(model: type[models.Model]) -> list[str]:
-        return [found.id for found in model.check() if found.id and found.id.startswith("tasks_app")]
+        return [found.id for found in model.check() if found.id and found.id.startswith("handbell")]
 
     assert [errors(model) for model in (Fine, OwnMeta, FineManagers, Counter, Document)] == [[]] * 5
-    assert [errors(model) for model in (OwnManager, SecondManager)] == [["tasks_app.E001"]] * 2
+    assert [errors(model) for model in (OwnManager, SecondManager)] == [["handbell.E010"]] * 2

@@ -13,12 +13,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from tasks_app.errors import LaneRefused
-from tasks_app.models import Counter, Lane, LaneCount, Operation, lane_of
-from tasks_app.serial import external, lanes, ledger, serial_task
-from tasks_app.serial.apply import Applier
-from tasks_app.serial.drain import MOST_DEATHS, Drain
-from tasks_app.serial.enqueue import lane_count
+from handbell import serial_task
+from handbell.errors import LaneRefused
+from handbell.models import Lane, LaneCount, Operation, lane_of
+from handbell.serial import lanes, sql
+from handbell.serial.apply import BatchApplier
+from handbell.serial.claim import OperationClaim, claim_operation, run_external
+from handbell.serial.drain import MAX_CRASHES, LaneDrain
+from handbell.serial.enqueue import lane_count
+from tasks_app.models import Counter
 
 KEYS = ["a", "b", "c"]
 #: What may happen, as often as it is named.
@@ -74,7 +77,7 @@ class Op:
     scheduled: bool = False
     attempts: int = 0
     alive: bool = False  # its owner is at work
-    claim: external.Claim | None = None
+    claim: OperationClaim | None = None
     result: int | None = None
 
     @property
@@ -106,7 +109,7 @@ class Model:
 
     def apply(self, op: Op) -> None:
         op.attempts += 1
-        if op.attempts > MOST_DEATHS:
+        if op.attempts > MAX_CRASHES:
             op.status = "lost"
         elif op.task in {fail.name, block.name}:
             op.status = "failed"
@@ -128,7 +131,7 @@ class Ledger(RuleBasedStateMachine):
         super().__init__()
         self.block = transaction.atomic()
         self.block.__enter__()
-        self.claims: list[tuple[external.Claim, int]] = []
+        self.claims: list[tuple[OperationClaim, int]] = []
 
     def teardown(self) -> None:
         transaction.set_rollback(True)
@@ -183,11 +186,11 @@ class Ledger(RuleBasedStateMachine):
 
     def drain(self, dice: Random) -> None:
         lane = dice.randrange(self.model.count)
-        how = dice.choice(["as usual", "as usual", "with care", "dying", "row refused"])
-        drain = Drain(lane, deaths=2 if how == "with care" else 0, careful=0)
+        how = dice.choice(["as usual", "as usual", "one by one", "dying", "row refused"])
+        drain = LaneDrain(lane, crash_count=2 if how == "one by one" else 0)
         if how == "dying":
             with pytest.MonkeyPatch.context() as patch, suppress(Killed):
-                patch.setattr(Drain, "_got_somewhere", killed)
+                patch.setattr(LaneDrain, "_note_progress", killed)
                 drain.run()
             return
         with refusing_a_row() if how == "row refused" else nullcontext():
@@ -199,19 +202,19 @@ class Ledger(RuleBasedStateMachine):
     def claim_and_vanish(self, dice: Random) -> None:
         """A drain claims an external operation; what becomes of its process is decided later."""
         first = {lane: self.model.first(lane) for lane in range(self.model.count)}
-        claimable = [n for n, op in first.items() if op and op.task == send.name and op.attempts < MOST_DEATHS]
+        claimable = [n for n, op in first.items() if op and op.task == send.name and op.attempts < MAX_CRASHES]
         if claimable:
             lane = dice.choice(claimable)
             op = first[lane]
-            (found, *_) = ledger.pending(lane, 10)
+            (found, *_) = sql.pending_operations(lane, 10)
             assert op is not None
-            assert (found.id, found.held) == (op.id, False)
-            op.claim = external.claim(found)
+            assert (found.id, found.lane_claimed) == (op.id, False)
+            op.claim = claim_operation(found)
             self.claims.append((op.claim, lane))
             op.status, op.alive, op.attempts = "running", True, op.attempts + 1
 
     def claims_expire(self, dice: Random) -> None:
-        Operation.objects.filter(status="running").update(owner_until=timezone.now())
+        Operation.objects.filter(status="running").update(lease_expires_at=timezone.now())
         for op in self.model.ops.values():
             op.alive = False
 
@@ -220,7 +223,7 @@ class Ledger(RuleBasedStateMachine):
         if self.claims:
             claim, lane = dice.choice(self.claims)
             op = self.model.ops[claim.operation.id]
-            external.run(lane, claim)
+            run_external(lane, claim)
             if op.status == "running" and op.claim is claim:
                 op.status, op.alive, op.result = "succeeded", False, op.by
 
@@ -314,16 +317,16 @@ def refused(expected: bool) -> Iterator[None]:
 @contextmanager
 def refusing_a_row() -> Iterator[None]:
     """The next time that rows are written the write fails; later ones do not."""
-    write, calls = Applier.write, []
+    write, calls = BatchApplier.write, []
 
-    def fail_once(applier: Applier) -> None:
+    def fail_once(applier: BatchApplier) -> None:
         calls.append(applier)
         if len(calls) == 1:
             raise ValueError("cannot be written")
         write(applier)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Applier, "write", fail_once)
+        patch.setattr(BatchApplier, "write", fail_once)
         yield
 
 

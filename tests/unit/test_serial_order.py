@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 
-from tasks_app.models import Counter, Operation, outside_lanes
-from tasks_app.serial import ledger, serial_task
-from tasks_app.serial.drain import BATCH, Drain
-from tasks_app.serial.testing import run_operations
+from handbell import serial_task
+from handbell.models import Operation, outside_lanes
+from handbell.serial import sql
+from handbell.serial.drain import MAX_BATCH_OPERATIONS, LaneDrain
+from handbell.testing import run_operations
+from tasks_app.models import Counter
 from tasks_app.tasks import increment_value, read_value
 from tests.lanes_app.tables import Document, Shelf, Tag, lane, make, operation
 
@@ -67,7 +69,7 @@ def test_operations_of_a_key_are_applied_in_the_order_of_the_calls() -> None:
 
 
 def test_a_batch_is_written_at_once_and_many_batches_keep_the_order() -> None:
-    calls = BATCH * 2 + 500
+    calls = MAX_BATCH_OPERATIONS * 2 + 500
     results = increment_value.delay_many(("order", by) for by in range(calls))
 
     assert run_operations() == calls
@@ -137,7 +139,7 @@ def test_a_missing_row_fails_the_operation_in_a_sentence() -> None:
 
 
 def test_a_row_that_is_missing_is_missing_in_the_same_batch_too() -> None:
-    failing = use.delay("new", "x")  # a number and a text cannot be added up
+    failing = use.delay("new", "x")  # type: ignore[arg-type]  # a number and a text cannot be added up
     missing = read_uses.delay("new")
 
     run_operations()
@@ -168,8 +170,8 @@ def test_what_an_operation_did_and_that_it_is_done_are_kept_together_or_not_at_a
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(ledger, "complete", kill)
-        Drain(mine, deaths=0, careful=0).run()
+        patch.setattr(sql, "complete_operations", kill)
+        LaneDrain(mine).run()
 
     assert (Document.objects.get().words, Shelf.objects.count()) == ([], 0)
     assert {result.state for result in results} == {"QUEUED"}

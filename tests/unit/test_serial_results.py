@@ -11,10 +11,11 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult
 from django.utils import timezone
 
-from tasks_app.models import Operation
-from tasks_app.serial import lanes, serial_task
-from tasks_app.serial.testing import run_operations
-from tests.lanes_app.tables import operation
+from handbell import serial_task
+from handbell.models import Operation
+from handbell.serial import lanes
+from handbell.testing import run_operations
+from tests.lanes_app.tables import operation, state
 
 pytestmark = pytest.mark.django_db
 
@@ -75,15 +76,15 @@ def test_a_result_is_what_was_returned(value: Any) -> None:
 
 def test_the_states_an_operation_passes_through() -> None:
     result = divide.delay(1)
-    assert result.state == "QUEUED"
+    assert state(result) == "QUEUED"
     assert not result.ready()
 
-    Operation.objects.update(status="running", owner_until=timezone.now())
-    assert result.state == states.STARTED
+    Operation.objects.update(status="running", lease_expires_at=timezone.now())
+    assert state(result) == states.STARTED
     assert not result.ready()
 
     run_operations()
-    assert result.state == states.SUCCESS
+    assert state(result) == states.SUCCESS
     assert result.ready()
 
 
@@ -123,9 +124,9 @@ def test_the_traceback_names_the_line_and_nothing_of_the_machinery_after_it() ->
     result = divide.delay(0)
     run_operations()
 
-    assert result.traceback.rstrip().endswith("ZeroDivisionError: division by zero")
-    assert "return 1 / by" in result.traceback
-    assert "During handling of the above exception" not in result.traceback
+    assert str(result.traceback).rstrip().endswith("ZeroDivisionError: division by zero")
+    assert "return 1 / by" in str(result.traceback)
+    assert "During handling of the above exception" not in str(result.traceback)
 
 
 def test_a_cancelled_operation_is_revoked() -> None:
@@ -133,7 +134,7 @@ def test_a_cancelled_operation_is_revoked() -> None:
     lanes.cancel_operation(operation(result).pk)
 
     assert run_operations() == 0
-    assert result.state == states.REVOKED
+    assert state(result) == states.REVOKED
     assert result.ready()
     with pytest.raises(TaskRevokedError):
         result.get(timeout=5)

@@ -1,8 +1,7 @@
-"""Settings: what is wrong with them is said in a sentence before anything starts, and secrets are kept."""
+"""The project's settings: what is wrong with them is said in a sentence before anything starts."""
 
 import os
 import runpy
-import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +13,13 @@ from django.conf import LazySettings
 from django.conf import settings as configured
 from django.test import Client
 
+from handbell.conf import declared
 from project.environment import Problem
-from tasks_app.secrets import kept_secret
 from tests.system import MANAGE, ROOT
 
 Load = Callable[..., dict[str, Any]]
 LONG_KEY = "only-for-tests." * 5
-NAMES = [variable.name for variable in configured.ENV.variables]
+NAMES = {variable.name for variable in configured.ENV.variables} | {setting.name for setting in declared()}
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Load:
     def run(**environment: str) -> dict[str, Any]:
         for name in NAMES:
             monkeypatch.delenv(name, raising=False)
-        for name, value in {"VAR_DIR": str(tmp_path / "var"), **environment}.items():
+        for name, value in {"HANDBELL_DATA_DIR": str(tmp_path / "var"), **environment}.items():
             monkeypatch.setenv(name, value)
         return runpy.run_path(str(ROOT / "project" / "settings.py"))
 
@@ -44,7 +43,7 @@ def problems(loaded: dict[str, Any]) -> list[Problem]:
 
 def clean_environment(folder: Path, **environment: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in NAMES}
-    return {**inherited, "VAR_DIR": str(folder), **environment}
+    return {**inherited, "HANDBELL_DATA_DIR": str(folder), **environment}
 
 
 # --- Said before anything starts ---------------------------------------------------------------------------------
@@ -57,10 +56,16 @@ WRONG = {
     "another result backend": {"CELERY_RESULT_BACKEND": "rabbit://user:hush@127.0.0.1"},
     "no key": {"DATABASE_URL": "postgres://user:hush@127.0.0.1:1/name"},
     "a level": {"LOG_LEVEL": "LOUD"},
-    "a number": {"CPU_CONCURRENCY": "0"},
-    "a folder": {"VAR_DIR": __file__},
+    "a number": {"FETCH_TIMEOUT": "0"},
+    "a setting of Handbell": {"HANDBELL_CONCURRENCY": "cpu=0"},
+    "a folder": {"HANDBELL_DATA_DIR": __file__},
 }
-DEPLOYED = {"SECRET_KEY": LONG_KEY, "HTTPS": "yes", "ALLOWED_HOSTS": "example.org"}
+DEPLOYED = {
+    "DATABASE_URL": "postgres://user:hush@127.0.0.1:1/name",
+    "SECRET_KEY": LONG_KEY,
+    "HTTPS": "yes",
+    "ALLOWED_HOSTS": "example.org",
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,7 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> Checks:
 
 
 @pytest.mark.parametrize(
-    ("why", "sentence", "mend"),
+    ("why", "sentence", "fix"),
     [
         (
             "a database",
@@ -106,22 +111,27 @@ def checks(tmp_path_factory: pytest.TempPathFactory) -> Checks:
         ("another result backend", "CELERY_RESULT_BACKEND is not a result backend", "unset it to use the database."),
         ("no key", "SECRET_KEY is not set", "Set it to at least 50 random characters"),
         ("a level", "LOG_LEVEL is 'LOUD'.", "Set it to DEBUG, INFO, WARNING or ERROR."),
-        ("a number", "CPU_CONCURRENCY is 0.", "Set it to a whole number from 1 to 1000."),
+        ("a number", "FETCH_TIMEOUT is 0.", "Set it to a whole number from 1 to 600."),
+        (
+            "a setting of Handbell",
+            "HANDBELL_CONCURRENCY is 'cpu=0', which is not a list of name=number, each from 1 to 1000.",
+            "Set it to a list of name=number, each from 1 to 1000.",
+        ),
         (
             "a folder",
-            f"VAR_DIR is {__file__}, which cannot be written to (File exists).",
+            f"HANDBELL_DATA_DIR is {__file__}, which cannot be written to (File exists).",
             "Set it to a folder you may write to.",
         ),
     ],
 )
-def test_check_names_the_variable_and_the_mend_and_exits_with_1(
-    why: str, sentence: str, mend: str, checks: Checks
+def test_check_names_the_variable_and_the_fix_and_exits_with_1(
+    why: str, sentence: str, fix: str, checks: Checks
 ) -> None:
     done = checks[why]
 
     assert done.returncode == 1
     assert sentence in done.stderr
-    assert mend in done.stderr
+    assert fix in done.stderr
     assert "Traceback" not in done.stderr
     assert "hush" not in done.stdout + done.stderr
 
@@ -145,17 +155,17 @@ def folders_that_cannot_be_used(tmp_path: Path) -> dict[str, Path]:
 
 def test_a_var_dir_that_cannot_be_written_to_is_refused_in_a_sentence(load: Load, tmp_path: Path) -> None:
     for why, folder in folders_that_cannot_be_used(tmp_path).items():
-        (problem,) = problems(load(VAR_DIR=str(folder)))
+        (problem,) = problems(load(HANDBELL_DATA_DIR=str(folder)))
 
-        assert problem.name == "VAR_DIR", why
-        assert f"VAR_DIR is {folder}, which cannot be written to" in problem.sentence, why
-        assert problem.mend == "Set it to a folder you may write to."
+        assert problem.name == "HANDBELL_DATA_DIR", why
+        assert f"HANDBELL_DATA_DIR is {folder}, which cannot be written to" in problem.sentence, why
+        assert problem.fix == "Set it to a folder you may write to."
 
 
 def test_every_problem_is_said_at_once(load: Load) -> None:
-    found = problems(load(DEBUG="perhaps", IO_CONCURRENCY="x", LOG_LEVEL="x", FLOWER_BASIC_AUTH="x", HTTPS="perhaps"))
+    found = problems(load(DEBUG="perhaps", FETCH_TIMEOUT="x", LOG_LEVEL="x", ALLOWED_HOSTS=",", HTTPS="perhaps"))
 
-    assert {problem.name for problem in found} == {"DEBUG", "IO_CONCURRENCY", "LOG_LEVEL", "FLOWER_BASIC_AUTH", "HTTPS"}
+    assert {problem.name for problem in found} == {"DEBUG", "FETCH_TIMEOUT", "LOG_LEVEL", "ALLOWED_HOSTS", "HTTPS"}
 
 
 def test_the_defaults_have_no_problem(load: Load) -> None:
@@ -202,54 +212,31 @@ def test_options_in_the_address_of_a_database_are_taken(load: Load) -> None:
 
 @pytest.mark.parametrize("name", ["var", "with space", "per%41cent", "hash#mark", "question?mark", "semi;colon"])
 def test_the_default_database_is_in_var_dir_whatever_its_name(load: Load, tmp_path: Path, name: str) -> None:
-    loaded = load(VAR_DIR=str(tmp_path / name))
+    loaded = load(HANDBELL_DATA_DIR=str(tmp_path / name))
 
     assert loaded["DATABASES"]["default"]["NAME"] == str(tmp_path / name / "db.sqlite3")
-    assert loaded["EMBEDDED_BROKER_USED"]
+    assert "CELERY_BROKER_URL" not in loaded
     assert problems(loaded) == []
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("redis", "redis:", "nonsense", "http://h", "memory://", "sentinel://h", "amqp:/h", "://"),
-        *("redis://h:port/0", "redis://h:0/0", "redis://h:99999/0", "redis://h/zero", "amqp://h:port//"),
-        *("amqp://h//;nonsense", "amqp://h//;"),
-    ],
-)
-def test_what_is_no_address_of_a_broker_is_refused(load: Load, url: str) -> None:
-    found = problems(load(CELERY_BROKER_URL=url, SECRET_KEY=LONG_KEY))
-    assert [problem.name for problem in found] == ["CELERY_BROKER_URL"]
+def test_the_address_of_a_broker_is_handed_on(load: Load) -> None:
+    assert (
+        load(CELERY_BROKER_URL="amqp://u:p@h:5672/v", SECRET_KEY=LONG_KEY)["CELERY_BROKER_URL"] == "amqp://u:p@h:5672/v"
+    )
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("amqp://", "amqp://u:p@h:5672/vhost", "amqps://h//", "pyamqp://h//", "amqp://a//;amqp://b//"),
-        *("redis://h", "redis://h/", "redis://:p@h:6379/3", "rediss://h:6379/0?ssl_cert_reqs=required"),
-        "redis+socket:///run/valkey.sock",
-    ],
-)
-def test_the_address_of_a_broker_is_taken(load: Load, url: str) -> None:
-    loaded = load(CELERY_BROKER_URL=url, SECRET_KEY=LONG_KEY)
+def test_variables_of_handbell_become_its_settings(load: Load) -> None:
+    loaded = load(HANDBELL_LEASE_SECONDS="30", HANDBELL_SERIAL_LANES=" ")
 
-    assert problems(loaded) == []
-    assert not loaded["EMBEDDED_BROKER_USED"]
+    assert loaded["HANDBELL_LEASE_SECONDS"] == "30"
+    assert "HANDBELL_SERIAL_LANES" not in loaded
+    assert loaded["HANDBELL_QUEUES"] == "tasks_app.queues.QUEUES"
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"DATABASE_URL": "mysql://user:hush@h/x"},
-        {"CELERY_BROKER_URL": "kafka://user:hush@h"},
-        {"FLOWER_BASIC_AUTH": "hush"},
-    ],
-)
-def test_a_sentence_never_repeats_a_password(load: Load, environment: dict[str, str]) -> None:
-    found = problems(load(SECRET_KEY=LONG_KEY, **environment))
+def test_a_sentence_never_repeats_a_password(load: Load) -> None:
+    (problem,) = problems(load(SECRET_KEY=LONG_KEY, DATABASE_URL="mysql://user:hush@h/x"))
 
-    assert found
-    assert "hush" not in str(found)
+    assert "hush" not in str(problem)
 
 
 # --- Security ----------------------------------------------------------------------------------------------------
@@ -298,60 +285,3 @@ def test_the_generated_key_is_long_and_the_same_in_every_process(tmp_path: Path)
 
     assert first == second
     assert len(first) >= 50
-
-
-def test_a_kept_secret_can_be_read_by_its_owner_only(tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        secret = kept_secret(tmp_path / "new" / "secret")
-    finally:
-        os.umask(before)
-
-    assert stat.S_IMODE((tmp_path / "new" / "secret").stat().st_mode) == 0o600
-    assert kept_secret(tmp_path / "new" / "secret") == secret
-
-
-def test_ten_processes_that_make_a_secret_at_once_get_the_same_one(tmp_path: Path) -> None:
-    code = (
-        "import sys, pathlib; from tasks_app.secrets import kept_secret;"
-        "sys.stdin.readline(); print(kept_secret(pathlib.Path(sys.argv[1])))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "secret")]
-    pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe) for _ in range(10)]
-    for process in processes:
-        assert process.stdin
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    secrets = {process.communicate(timeout=20)[0].strip() for process in processes}
-
-    assert secrets == {(tmp_path / "secret").read_text()}
-    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
-
-
-def test_the_secret_of_a_process_that_was_faster_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-
-    def meanwhile(size: int) -> str:
-        path.write_text("of the faster one")
-        return "draft"
-
-    monkeypatch.setattr("tasks_app.secrets.secrets.token_hex", meanwhile)
-
-    assert kept_secret(path) == "of the faster one"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_secret_that_could_not_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("only Linux has /dev/full")
-    code = (
-        "import resource, signal, sys, pathlib; from tasks_app.secrets import kept_secret;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
-        "kept_secret(pathlib.Path(sys.argv[1]))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "secret")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    assert "File too large" in done.stderr
-    assert list(tmp_path.iterdir()) == []

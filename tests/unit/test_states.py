@@ -3,7 +3,7 @@
 import pytest
 from celery import states as celery_states
 
-from tasks_app import states
+from handbell import states
 
 
 @pytest.mark.parametrize(

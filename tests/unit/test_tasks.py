@@ -10,8 +10,9 @@ from django.conf import LazySettings
 from django.utils import timezone
 from django_celery_results.models import GroupResult, TaskResult
 
-from tasks_app import pruning, tasks
-from tasks_app.errors import FetchRefused
+from handbell import retention
+from tasks_app import tasks
+from tasks_app.fetch import FetchRefused
 from tasks_app.models import Entry, PlainCounter, Run, Score
 from tests.unit.conftest import Server, page
 
@@ -98,7 +99,7 @@ def test_old_results_are_deleted_over_the_border_of_a_batch_and_young_ones_stay(
     settings.RESULTS_KEEP_DAYS = 3
     now = timezone.now()
     old, young = now - timedelta(days=3, minutes=1), now - timedelta(days=3) + timedelta(minutes=1)
-    assert 2 * pruning.BATCH < 2500 < 3 * pruning.BATCH
+    assert 2 * retention.MAX_TRANSACTION_ROWS < 2500 < 3 * retention.MAX_TRANSACTION_ROWS
     TaskResult.objects.bulk_create(TaskResult(task_id=f"task-{number}") for number in range(2510))
     GroupResult.objects.bulk_create(GroupResult(group_id=f"group-{number}") for number in range(4))
     Run.objects.bulk_create(Run(workload="serial") for number in range(6))
@@ -124,12 +125,12 @@ def test_old_results_are_deleted_over_the_border_of_a_batch_and_young_ones_stay(
 def test_rows_are_deleted_in_batches(
     django_assert_num_queries: Callable[..., AbstractContextManager[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning, "BATCH", 2)
+    monkeypatch.setattr(retention, "MAX_TRANSACTION_ROWS", 2)
     Score.objects.bulk_create(Score(item=item, value=0) for item in range(5))
 
     with django_assert_num_queries(4 + 3):  # four looks, of which three find rows to delete
-        assert pruning.delete_in_batches(Score.objects.filter(item__lt=5)) == 5
-    assert pruning.delete_in_batches(Score.objects.all()) == 0
+        assert retention.delete_in_batches(Score.objects.filter(item__lt=5)) == 5
+    assert retention.delete_in_batches(Score.objects.all()) == 0
 
 
 def test_what_tasks_return_can_be_written_as_json() -> None:

@@ -14,9 +14,9 @@ from django_celery_beat.models import ClockedSchedule, IntervalSchedule, Periodi
 from django_celery_results.models import TaskResult
 from kombu.exceptions import OperationalError as BrokerError
 
+from handbell.celery.scheduler import RETRY_SECONDS, DatabaseScheduler, PeriodicEntry
+from handbell.models import Call, Launch, Operation
 from tasks_app import tasks
-from tasks_app.models import Call, Launch, Operation
-from tasks_app.plain.scheduler import RETRY_SECONDS, DatabaseScheduler, PeriodicEntry
 from tests.unit.conftest import Message
 
 pytestmark = pytest.mark.django_db
@@ -140,7 +140,7 @@ def test_the_librarys_scheduler_still_writes_it_back_so_ours_is_needed() -> None
     assert again(task).total_run_count == 1
 
 
-@pytest.mark.parametrize("method", ["take", "read_again"])
+@pytest.mark.parametrize("method", ["claim_tick", "read_again"])
 def test_a_database_that_is_down_at_the_tick_delays_it(
     method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,7 +178,7 @@ def test_a_call_that_is_not_recorded_is_made_once_the_broker_answers(
     bare, recorded, scheduler = make("bare", "of.another.program"), make("recorded"), new()
     before = bare.last_run_at
     with monkeypatch.context() as broken:
-        broken.setattr("tasks_app.plain.enqueue._send_barely", failing(BrokerError("connection refused")))
+        broken.setattr("handbell.celery.calls._send_unrecorded", failing(BrokerError("connection refused")))
         look(scheduler)
     assert [again(bare).last_run_at, bare.total_run_count, again(recorded).total_run_count] == [before, 0, 1]
 
@@ -194,7 +194,7 @@ def test_a_message_that_fails_after_the_commit_gives_the_tick_back(monkeypatch: 
     before = task.last_run_at
     with monkeypatch.context() as broken:
         fails = failing(BrokerError("connection refused"))
-        broken.setattr("tasks_app.plain.scheduler.transaction", CommitThen(fails))
+        broken.setattr("handbell.celery.scheduler.transaction", CommitThen(fails))
         look(scheduler)
 
     assert (again(task).last_run_at, task.total_run_count) == (before, 0)

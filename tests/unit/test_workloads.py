@@ -13,13 +13,15 @@ from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from django_celery_results.models import TaskResult
 
-from tasks_app import states, tasks
-from tasks_app.models import Chunk, Entry, Job, Launch, Operation, Run, Score
-from tasks_app.parallel.testing import run_jobs
+from handbell import Job, states
+from handbell.models import Chunk, Launch, Operation
+from handbell.testing import run_jobs
+from tasks_app import tasks
+from tasks_app.models import Entry, Run, Score
 from tasks_app.workloads import WORKLOADS, Progress, Verdict
 from tasks_app.workloads.base import batched, ids_of, in_threads, in_words
 from tasks_app.workloads.fibonacci import numbers_up_to
-from tasks_app.workloads.launches import LATENESS_SECONDS
+from tasks_app.workloads.launches import MAX_LATE_SECONDS
 from tasks_app.workloads.periodic import NAME
 from tests.unit.conftest import Message
 
@@ -327,7 +329,7 @@ def launched(*endings: tuple[str, str, float]) -> Run:
     return make_run("launches", [f"launch-{number}" for number in range(len(endings))], limit=8)
 
 
-LATE = tasks.LAUNCH_SECONDS + LATENESS_SECONDS + 0.1
+LATE = tasks.LAUNCH_SECONDS + MAX_LATE_SECONDS + 0.1
 
 
 @pytest.mark.django_db
@@ -475,6 +477,7 @@ def test_words_send_a_scrape_for_each_page_and_know_the_ids_of_what_follows(sent
 
 @pytest.mark.django_db
 def test_visits_go_round_the_live_entries_and_launches_take_each_once(sent: Sent) -> None:
+    Entry.objects.all().delete()
     live = [Entry.objects.create(title="t", body="b").pk for _ in range(2)]
     Entry.objects.create(title="t", body="b", live=False)
 
@@ -492,7 +495,7 @@ def test_visits_go_round_the_live_entries_and_launches_take_each_once(sent: Sent
 def test_without_a_live_entry_nothing_is_started_and_a_sentence_says_why(
     slug: str, inputs: dict[str, Any], sent: Sent
 ) -> None:
-    Entry.objects.create(title="t", body="b", live=False)
+    Entry.objects.update(live=False)
 
     with pytest.raises(ValueError, match=r"There is no live entry to .* Add one in the admin, under Entries\."):
         WORKLOADS[slug].start(inputs)

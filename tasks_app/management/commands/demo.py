@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tasks_app.errors import TasksAppError
-from tasks_app.management.system import system
+from handbell import HandbellError
+from tasks_app.management.system import SystemUnavailable, system
 from tasks_app.models import Run
 from tasks_app.workloads import WORKLOADS, Verdict, Workload
 from tasks_app.workloads.words import SAMPLES
@@ -61,7 +61,7 @@ class Command(BaseCommand):
         try:
             with system(options["url"], self.console.print) as url, profile or nullcontext():
                 outcomes = [self._outcome(workload, url, options) for workload in chosen]
-        except (TasksAppError, OperationalError, DatabaseError) as error:
+        except (SystemUnavailable, HandbellError, OperationalError, DatabaseError) as error:
             raise CommandError(str(error)) from error
         if profile:
             profile.dump_stats(options["profile"])

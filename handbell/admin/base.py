@@ -1,0 +1,118 @@
+"""What the admin classes share: read-only pages, and lists that stay quick however long they are."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from django.contrib import messages
+from django.contrib.admin import ShowFacets
+from django.core.paginator import Paginator
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse
+from django.utils.functional import cached_property
+
+from handbell.admin import display
+from handbell.admin.theme import ChangeList, ModelAdmin
+from handbell.errors import HandbellError
+
+Row = TypeVar("Row", bound=Model)
+MAX_COUNTED_ROWS = 10_000
+
+
+class AtLeast(int):
+    """A number of rows that was not counted to its end."""
+
+    def __str__(self) -> str:
+        return f"{int(self):,}+"
+
+
+class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the stubs only
+    """Counts the first rows only: a million more would take seconds, and nobody turns that many pages."""
+
+    @cached_property
+    def count(self) -> int:
+        rows: Any = self.object_list
+        counted: int = rows.order_by()[: MAX_COUNTED_ROWS + 1].count()
+        return AtLeast(MAX_COUNTED_ROWS) if counted > MAX_COUNTED_ROWS else counted
+
+
+class QuickChangeList(ChangeList):
+    def get_results(self, request: HttpRequest) -> None:
+        """Without a filter there is nothing to say about how many rows it leaves."""
+        super().get_results(request)
+        if not self.has_active_filters and not self.query:
+            self.full_result_count = self.result_count
+
+
+class NamedRow:
+    """A row under a name for a page's heading that says more than the model's `str()`."""
+
+    def __init__(self, row: Model, name: str) -> None:
+        self.pk = row.pk
+        self._meta = row._meta
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def steer_each(request: HttpRequest, rows: Iterable[Row], steer: Callable[[Row], object], done: str) -> None:
+    """Steer each row; say how many went well, and of the others why they were refused."""
+    count = 0
+    for row in rows:
+        try:
+            steer(row)
+        except HandbellError as refusal:
+            messages.warning(request, str(refusal))
+        else:
+            count += 1
+    if count:
+        messages.success(request, f"{count} {done}.")
+
+
+class QuickAdmin(ModelAdmin):
+    """For tables that may hold millions of rows."""
+
+    class Media:
+        css = {"all": ["handbell/admin.css"]}
+
+    empty_value_display = display.NOTHING
+    show_full_result_count = False
+    show_facets = ShowFacets.NEVER  # the counts beside the filters would read every row
+    paginator = CappedPaginator
+    list_disable_select_all = True  # "all" would load every row to delete it; results are deleted on a schedule
+    list_per_page = 100
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return QuickChangeList
+
+    def is_list(self, request: HttpRequest) -> bool:
+        """Whether the list is asked for: it leaves out the large columns, which a row's own page shows."""
+        match = request.resolver_match
+        return match is not None and (match.url_name or "").endswith("_changelist")
+
+
+class ReadOnlyAdmin(QuickAdmin):
+    """Rows that the system writes: they can be viewed and deleted here, not edited."""
+
+    def name_of(self, row: Any) -> str:
+        return str(row)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Any = None,
+    ) -> HttpResponse:
+        if obj is not None:
+            name = self.name_of(obj)
+            context.update(original=NamedRow(obj, name), subtitle=name, show_history=False)
+        return super().render_change_form(request, context, add, change, form_url, obj)

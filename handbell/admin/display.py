@@ -1,0 +1,64 @@
+"""How values look in the admin: states, task names, times, data and traces."""
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+MAX_TEXT_CHARACTERS = 20_000
+MAX_LINE_CHARACTERS = 100
+NOTHING = "—"
+
+
+def state(word: str) -> SafeString:
+    return format_html('<span class="task-state {}">{}</span>', word, word.replace("_", " "))
+
+
+def task_name(name: str | None) -> str:
+    """The function's name, after its module's in a quieter colour."""
+    if not name:
+        return NOTHING
+    module, dot, function = name.rpartition(".")
+    return format_html('<span class="task-name"><span>{}{}</span>{}</span>', module, dot, function)
+
+
+def code(text: str | None) -> str:
+    return format_html("<code>{}</code>", text) if text else NOTHING
+
+
+def block(text: str | None) -> str:
+    """Text as it is, in a frame of its own; a very long one is cut, and says so."""
+    if not text:
+        return NOTHING
+    more = len(text) - MAX_TEXT_CHARACTERS
+    if more > 0:
+        text = f"{text[:MAX_TEXT_CHARACTERS]}\n… and {more:,} characters more"
+    return format_html('<pre class="data" tabindex="0">{}</pre>', text)
+
+
+def data(value: Any) -> str:
+    """A JSON value: on one line if it fits, over several otherwise."""
+    if isinstance(value, str):
+        return block(value)
+    line = json.dumps(value, ensure_ascii=False)
+    return block(line if len(line) <= MAX_LINE_CHARACTERS else json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def duration(time: timedelta) -> str:
+    """A length of time in the two largest units that say something."""
+    seconds = max(time.total_seconds(), 0.0)
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
+
+
+def moment(time: datetime | None) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else NOTHING

@@ -1,0 +1,39 @@
+"""Every place where Handbell extends Celery, one file each: what it extends, and what of the library it relies on.
+
+Checked with celery 5.7, kombu 5.7, billiard 4.3, django-celery-results 2.6 and django-celery-beat 2.9.
+
+app.py            celery.Celery. `amqp_cls` and `task_cls`; `send_task`, which every call and every canvas goes through;
+                  `producer_or_acquire`, `connection_for_read`, `connection_for_write`, `_get_backend`,
+                  `_load_config`, after which `conf` is complete.
+configuration.py  The defaults of its settings. `conf.defaults[-1]` are Celery's own, a copy for each app;
+                  celery/fixups/django.py keeps connections if `CELERY_DB_REUSE_MAX` is set. kombu's `TRANSPORT_ALIASES`.
+amqp.py           celery.app.amqp.AMQP. `_event_dispatcher`.
+calls.py          What a call does. The options that `Task.apply_async` and canvas give to `send_task`;
+                  `current_worker_task`.
+producer.py       kombu.Producer, while Celery publishes. `publish`, `connection`, `_reraise_as_library_errors`,
+                  `serializer`, `compression`.
+task.py           celery.contrib.django.task.DjangoTask. celery/app/trace.py calls `__call__` where a task has its own;
+                  `request.called_directly`, `request.is_eager`; attributes of a request stay while it runs; `Ignore`.
+request.py        celery.worker.request.Request. `on_timeout`, `on_failure`, `acknowledge`, `_already_cancelled`,
+                  `_already_revoked`, `worker_pid`; `celery.worker.state.task_ready` and `should_terminate`.
+batch.py          What a worker's process does with a message. `celery.app.trace.trace_task`.
+backend.py        django_celery_results' DatabaseBackend. `mark_as_done`, `mark_as_failure`, `mark_as_revoked`,
+                  `_store_result`, `wait_for`, `_get_task_meta_for`, `_get_meta_from_request`,
+                  `_get_extended_properties`, `encode_content`, `encode_result`, `meta_from_decoded`,
+                  `current_task_children`, `_call_task_errbacks`, `_fail_chain`, `_ensure_not_eager`; the columns of
+                  `TaskResult`. celery/app/trace.py says STARTED before it calls the task.
+chords.py         The end of a chord in that backend. `apply_chord`, `on_chord_part_return`, `ChordCounter`,
+                  `chord_error_from_stack`, `decode_content`, `exception_to_python`.
+scheduler.py      django_celery_beat's DatabaseScheduler and ModelEntry. `Entry`, `Changes`, `setup_schedule`,
+                  `schedule_changed`, `sync`, `tick`, `is_due`, `apply_async`, `_initial_read`, `_heap`,
+                  `_last_timestamp`, `_default_now`.
+connections.py    The Django fixup. The signals `task_prerun` and `task_failure`.
+worker.py         A worker's start and stop. The signals `worker_init`, `worker_ready`, `worker_shutting_down` (sent in
+                  the handler of the signal) and `worker_shutdown`; `amqp.queues.consume_from`; `pool._pool._pool`.
+transport.py      kombu's Redis transport. `Channel._get_message_priority`, and the order in which it reads its lists.
+
+What is used elsewhere, and is in no documentation of Celery's: `Connection._reraise_as_library_errors`
+(common/broker.py), `app.amqp.queues` (plain/message.py, plain/sweep.py), `Task.__header__`, which checks arguments
+(declare.py of each kind), `app._after_fork` (parallel/subprocess_executor.py), `current_app._get_current_object`
+(checks.py), and the commands in `celery.bin` (management/commands/celery.py).
+"""

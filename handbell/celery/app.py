@@ -1,0 +1,63 @@
+"""The app class: `from handbell import Celery` in the place of `from celery import Celery`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery as CeleryApp
+from celery.result import AsyncResult
+from kombu import Connection
+
+from handbell.celery.configuration import install_redis_transport, replace_defaults
+from handbell.celery.producer import CapturingProducer
+from handbell.common.ledger_task import DATABASE_BACKEND
+from handbell.embedded.broker import CALL_SECONDS, embedded_broker
+
+install_redis_transport()
+
+
+class Celery(CeleryApp):
+    """Celery's app, with every call of a plain task recorded in the caller's transaction, and with an embedded broker
+    that is there whenever a connection is made and no other broker is configured.
+
+    Whatever the project does not configure itself has the defaults of `handbell.celery.configuration`.
+    """
+
+    amqp_cls = "handbell.celery.amqp:HandbellAMQP"
+    task_cls = "handbell.celery.task:PlainTask"
+
+    def send_task(  # type: ignore[override]
+        self, name: str, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> "AsyncResult[Any]":
+        from handbell.celery.calls import send_task  # noqa: PLC0415  (it needs Django's app registry)
+
+        return send_task(self, super().send_task, name, args, kwargs, **options)
+
+    @contextmanager
+    def producer_or_acquire(self, producer: Any = None) -> Iterator[Any]:  # type: ignore[override]
+        """A canvas takes one for all its messages. Here each is sent on its own, so it needs no broker to be there."""
+        yield producer or CapturingProducer()
+
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Connection:
+        self._attach_embedded_broker()
+        return super().connection_for_read(url, **kwargs)
+
+    def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Connection:
+        self._attach_embedded_broker(CALL_SECONDS)
+        return super().connection_for_write(url, **kwargs)
+
+    def _load_config(self) -> Any:
+        conf = super()._load_config()  # type: ignore[misc]  # the stubs do not have it
+        replace_defaults(conf)
+        return conf
+
+    def _get_backend(self) -> Any:
+        """django-celery-results' own name stands for our subclass of its backend."""
+        if (self.backend_cls or self.conf.result_backend) == "django-db":
+            self.backend_cls = DATABASE_BACKEND  # the setting may come from the environment, which always wins
+        return super()._get_backend()  # type: ignore[misc]  # the stubs do not have it
+
+    def _attach_embedded_broker(self, seconds: float | None = None) -> None:
+        broker = embedded_broker()
+        if self.conf.broker_url == broker.url:
+            broker.attach(seconds)

@@ -1,0 +1,47 @@
+"""What a worker's main process does about a task whose process is gone."""
+
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.worker import state
+from celery.worker.request import Request
+
+from handbell.celery.task import is_recorded
+from handbell.plain import crash_recovery
+from handbell.plain.batching import RUN_BATCH
+from handbell.plain.write_backlog import write_backlog
+
+
+class PlainRequest(Request):
+    """Celery's request, with two ends of its own: if its process dies, the call is given back to the ledger; at a time
+    limit, the failure path runs once.
+    """
+
+    _already_cancelled: bool
+    _already_revoked: bool
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Celery's own failure path, in the backlog's thread: nothing waits for the database in this one."""
+        if soft:
+            super().on_timeout(soft, timeout)
+        else:
+            write_backlog.add(lambda: super(PlainRequest, self).on_timeout(soft, timeout))
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, TimeLimitExceeded):
+            state.task_ready(self)
+            self.acknowledge()
+        elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and self._is_in_ledger():
+            state.task_ready(self)
+            self.acknowledge()
+            crash_recovery.process_died(self, error)
+        else:
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _is_in_ledger(self) -> bool:
+        ended = self._already_cancelled or self._already_revoked or state.should_terminate
+        return not ended and (self.name == RUN_BATCH or is_recorded(self.task, self.ignore_result))

@@ -1,0 +1,76 @@
+"""What Handbell does when a worker starts and stops.
+
+A worker that is told to stop takes no more messages, and what it runs may go on for a while. What is left then is given
+back. Celery's own soft shutdown would sleep all that time in a signal handler, however soon the tasks have ended, and
+what it then cancels is neither given back nor sent again.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from typing import Any
+
+from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
+
+from handbell.conf import conf
+from handbell.isolated import stop_pipe
+from handbell.plain.crash_recovery import release_all
+from handbell.plain.worker_heartbeat import register_worker, start_worker_heartbeat
+from handbell.queues import ISOLATED
+
+COLD_STOP_SECONDS = 1.0  # for a worker whose tasks have been cancelled: somebody said QUIT, or Ctrl-C again
+LAUNCH_MARGIN_SECONDS = 1.0  # to write what came of the launches that were ended
+logger = logging.getLogger(__name__)
+
+
+class _Started:
+    worker: Any = None
+
+
+def stop_seconds(queues: Collection[str]) -> float:
+    """For how long a worker of these queues may go on after it is told to stop."""
+    return conf.STOP_SECONDS + (LAUNCH_MARGIN_SECONDS if ISOLATED in queues else 0.0)
+
+
+@worker_init.connect
+def on_worker_init(sender: Any = None, **kwargs: Any) -> None:
+    """Before the pool's processes are forked."""
+    _Started.worker = sender
+    if ISOLATED in sender.app.amqp.queues.consume_from:
+        stop_pipe.open_pipe()
+    register_worker(sender.hostname)
+
+
+@worker_ready.connect
+def on_worker_ready(sender: Any = None, **kwargs: Any) -> None:
+    start_worker_heartbeat(str(sender.hostname))
+
+
+@worker_shutting_down.connect
+def on_worker_shutting_down(how: str = "Warm", **kwargs: Any) -> None:
+    """Celery waits for as long as the tasks take; a thread ends the worker when its time is up."""
+    stop_pipe.announce_stop()
+    if _Started.worker is not None:
+        queues = _Started.worker.app.amqp.queues.consume_from
+        seconds = COLD_STOP_SECONDS if how == "Cold" else stop_seconds(queues)
+        threading.Thread(target=_end_after, args=(seconds,), name="worker-stop", daemon=True).start()
+
+
+@worker_shutdown.connect
+def on_worker_shutdown(**kwargs: Any) -> None:
+    release_all()
+
+
+def _end_after(seconds: float) -> None:
+    time.sleep(seconds)
+    logger.warning("What still runs after %.0f s is given back, and runs again elsewhere.", seconds)
+    release_all()
+    for process in getattr(getattr(_Started.worker.pool, "_pool", None), "_pool", ()):
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    logging.shutdown()
+    os._exit(os.EX_OK)

@@ -1,0 +1,93 @@
+"""Doorbells: the one message that says "there is work", sent once however many callers have some.
+
+A caller rings after its commit: whoever turns the flag from down to up sends the message. Whoever answers puts the flag
+down before looking for work. So work that an answer did not see has found the flag down, and somebody sends a message
+for it. A message that gets lost is sent again by the sweeper.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from handbell.common import broker
+
+MAX_PATIENCE_SECONDS = 64
+MAX_RING_ATTEMPTS = 1000  # nobody may answer for weeks, and the column has its limit
+
+_RING = """
+    INSERT INTO handbell_doorbell (name, rung, rung_at, ring_attempts, crash_count, one_by_one)
+    VALUES (%s, %s, %s, 0, 0, 0)
+    ON CONFLICT (name) DO UPDATE SET rung = excluded.rung, rung_at = excluded.rung_at, ring_attempts = 0
+    WHERE NOT handbell_doorbell.rung
+"""
+_RING_AGAIN = """
+    UPDATE handbell_doorbell SET ring_attempts = %s, rung_at = %s
+    WHERE name = %s AND rung AND ring_attempts = %s AND rung_at < %s
+"""
+
+
+class DoorbellMessage(NamedTuple):
+    """A doorbell by its name, and the message that ringing it sends."""
+
+    name: str
+    task: str
+    args: Sequence[Any]
+    queue: str
+
+    def ring_after_commit(self) -> None:
+        # No partial: if it fails Django logs its name, and a partial has none. The caller's work is safe by then.
+        transaction.on_commit(lambda: self.ring(), robust=True)
+
+    def ring(self) -> None:
+        """Send the message, unless one is on its way."""
+        with connection.cursor() as cursor:
+            # Reading first spares the write: while there is much to do the flag is up nearly always.
+            cursor.execute("SELECT 1 FROM handbell_doorbell WHERE name = %s AND rung", (self.name,))
+            if cursor.fetchone() is not None:
+                return
+            cursor.execute(_RING, (self.name, True, adapted(timezone.now())))
+            changed = cursor.rowcount > 0
+        if changed:
+            self.send()
+
+    def ring_again(self) -> None:
+        """For the sweeper, where work waits: ring, or send the message again if it has gone unanswered for too long."""
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT rung, ring_attempts FROM handbell_doorbell WHERE name = %s", (self.name,))
+            found = cursor.fetchone()
+            if found is not None and found[0]:
+                attempts, now = int(found[1]), timezone.now()
+                late_since = adapted(now - patience(attempts))
+                next_attempts = min(attempts + 1, MAX_RING_ATTEMPTS)
+                cursor.execute(_RING_AGAIN, (next_attempts, adapted(now), self.name, attempts, late_since))
+                late = cursor.rowcount > 0
+        if found is None or not found[0]:
+            self.ring()  # the process that enqueued crashed before it could
+        elif late:
+            self.send()
+
+    def send(self) -> None:
+        """Send the message. If the broker is down the sweeper sends it later: the work is safe in the ledger."""
+        broker.send_message(self.task, self.args, self.queue, f"The doorbell {self.name}")
+
+    def answer(self) -> None:
+        """Put the flag down, before looking for work."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE handbell_doorbell SET rung = %s, ring_attempts = 0 WHERE name = %s AND rung", (False, self.name)
+            )
+
+
+def patience(ring_attempts: int) -> timedelta:
+    """How long a doorbell may go unanswered before it is rung again: the message may be waiting behind others, so each
+    time twice as long as before, from 2 s up to 64 s.
+    """
+    return timedelta(seconds=min(2 ** (ring_attempts + 1), MAX_PATIENCE_SECONDS))
+
+
+def adapted(moment: datetime | None) -> Any:
+    """A moment as a parameter of a statement."""
+    return connection.ops.adapt_datetimefield_value(moment)

@@ -1,0 +1,66 @@
+"""The system that runs from this folder: one `up` at a time, and where it can be reached."""
+
+import fcntl
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from handbell.conf import conf
+
+
+@dataclass
+class RunningSystem:
+    """What `up` says of itself: its process, its addresses, and whether every part has answered."""
+
+    pid: int
+    web: str | None = None
+    flower: str | None = None
+    workers: int = 0
+    ready: bool = False
+
+
+class UpLock:
+    """Held by `up` while it runs; the kernel lets go of it when `up` dies, however it dies."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or conf.DATA_DIR / "up.json"
+        self._file: IO[str] | None = None
+
+    def take(self) -> bool:
+        """Whether no other `up` runs; from then on this one does."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self.path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    def write(self, running: RunningSystem) -> None:
+        assert self._file is not None, "take() comes first"
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(json.dumps(asdict(running)))
+        self._file.flush()
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.close()
+            self._file = None
+
+
+def running_system(path: Path | None = None) -> RunningSystem | None:
+    """The system that runs from this folder now, or None."""
+    lock = UpLock(path)
+    if lock.take():
+        lock.release()
+        return None
+    try:
+        return RunningSystem(**json.loads(lock.path.read_text()))
+    except ValueError:
+        return RunningSystem(pid=0)  # it is just starting, or just ending

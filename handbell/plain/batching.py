@@ -1,0 +1,74 @@
+"""Several calls per claim, and several results per commit, for quick tasks that allow it: `@shared_task(claims=100)`.
+
+One doorbell wakes a process, which claims up to that many calls at once, rings for another process if there may be
+more, and runs them one after the other (`handbell.celery.batch`). If it dies while it runs one of them, each of those
+that have no result yet runs again alone, with a message of its own.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from handbell.common.doorbell import DoorbellMessage, adapted
+from handbell.common.worker_id import child_claimant
+from handbell.models import Call, Doorbell
+from handbell.plain.message import Message
+from handbell.plain.sql import FINAL_STATES, NO_DISK_WAIT, RESULTS_TABLE
+
+RUN_BATCH = "handbell.run_batch"
+BATCH_DOORBELL_PREFIX = "task:"
+RING_AFTER = timedelta(seconds=1)  # a call that has waited for so long: its doorbell may not have been rung
+
+_CLAIM = """
+    UPDATE handbell_call SET worker = %s {no_disk_wait}
+    WHERE id IN (SELECT id FROM handbell_call WHERE batch_key = %s AND worker = ''
+                 ORDER BY id LIMIT %s {lock})
+    RETURNING id, task_id, message
+"""
+_START = f"UPDATE {RESULTS_TABLE} SET status = 'STARTED', worker = %s, date_started = %s, date_done = %s"
+
+
+def batch_doorbell(task: str, queue: str) -> DoorbellMessage:
+    """The doorbell of all calls of this task, in this queue."""
+    return DoorbellMessage(f"{BATCH_DOORBELL_PREFIX}{task}", RUN_BATCH, (task,), queue)
+
+
+def can_be_batched(task: Any, message: Message) -> bool:
+    """Whether a call can be claimed with others: it has no time, limit or rate of its own."""
+    if getattr(task, "claims", 1) < 2 or task.rate_limit or task.time_limit or task.soft_time_limit:
+        return False
+    headers = message.headers
+    return not (headers.get("eta") or headers.get("expires") or headers.get("retries") or any(headers["timelimit"]))
+
+
+def ring_waiting_batches() -> None:
+    """For the sweeper: ring again where a doorbell was lost, or whoever was to ring has died."""
+    for name in Doorbell.objects.filter(name__startswith=BATCH_DOORBELL_PREFIX).values_list("name", flat=True):
+        task = name.removeprefix(BATCH_DOORBELL_PREFIX)
+        first = Call.objects.filter(batch_key=task, worker="").order_by("id").first()
+        if first is not None and first.enqueued_at < timezone.now() - RING_AFTER:
+            batch_doorbell(task, first.queue).ring_again()
+
+
+def claim_batch(task: str, hostname: str, limit: int) -> list[Message]:
+    """Claim up to `limit` calls for this process, in their order, and make their states STARTED."""
+    is_postgres, now = connection.vendor == "postgresql", adapted(timezone.now())
+    claim = _CLAIM.format(
+        no_disk_wait=NO_DISK_WAIT if is_postgres else "", lock="FOR UPDATE SKIP LOCKED" if is_postgres else ""
+    )
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(claim, (child_claimant(os.getpid()), task, limit))
+        rows = sorted(cursor.fetchall())
+        ids = [task_id for _, task_id, _ in rows]
+        some = "ANY(%s)" if is_postgres else f"({', '.join(['%s'] * len(ids))})"
+        which = (
+            f"WHERE task_id {'=' if is_postgres else 'IN'} {some} AND status NOT IN {FINAL_STATES} RETURNING task_id"
+        )
+        cursor.execute(f"{_START} {which}", (hostname, now, now, *([ids] if is_postgres else ids)))
+        started = {task_id for (task_id,) in cursor.fetchall()}
+    if ended := set(ids) - started:
+        Call.objects.filter(task_id__in=ended).delete()  # revoked meanwhile
+    return [Message.from_json(text) for _, task_id, text in rows if task_id in started]

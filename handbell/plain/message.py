@@ -1,0 +1,54 @@
+"""Messages of plain tasks: Celery builds them, the ledger keeps them, and they are sent as often as needed."""
+
+import base64
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from celery import Celery
+from kombu import Producer, serialization
+from kombu.utils.json import dumps, loads
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as `Producer.publish` takes it: the encoded body, the options, and the name of its queue."""
+
+    payload: str | dict[str, str]
+    options: dict[str, Any] = field(repr=False)
+    queue: str
+
+    @property
+    def body(self) -> str | bytes:
+        return base64.b64decode(self.payload["base64"]) if isinstance(self.payload, dict) else self.payload
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        return dict(self.options["headers"])
+
+    @property
+    def eta(self) -> datetime | None:
+        text = self.headers.get("eta")
+        return datetime.fromisoformat(text) if text else None
+
+    def request(self) -> dict[str, Any]:
+        """What a worker makes of the message: the task's request."""
+        kind, encoding = self.options["content_type"], self.options["content_encoding"]
+        args, kwargs, embed = serialization.loads(self.body, kind, encoding, accept=[kind])
+        delivery = {"routing_key": self.queue, "priority": self.options.get("priority")}
+        return {**self.headers, **(embed or {}), "args": args, "kwargs": kwargs, "delivery_info": delivery}
+
+    def as_json(self) -> str:
+        return str(dumps([self.payload, self.options, self.queue]))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Message":
+        return cls(*loads(text))
+
+    def publish(self, app: Celery, producer: Producer, **retry: Any) -> None:
+        """Publish it, and declare its queue; `retry` are the options of `Producer.publish` about trying again."""
+        queues: Any = app.amqp.queues
+        names_a_queue = not self.options.get("exchange")  # else it is a routing key, and the queues are behind it
+        is_known = self.queue in queues or (queues.create_missing and names_a_queue)
+        declare = [queues[self.queue]] if is_known else []
+        producer.publish(self.body, **self.options, declare=declare, **{"retry": False, **retry})

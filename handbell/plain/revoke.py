@@ -1,0 +1,37 @@
+"""Taking back a call of a plain task: in the ledger if it waits, and through its worker if it runs."""
+
+from celery import current_app
+from celery.app.task import Context
+from django.db import transaction
+
+from handbell import states
+from handbell.errors import CallRefused
+from handbell.models import Call
+from handbell.plain.message import Message
+
+
+def revoke(task_id: str, *, terminate: bool = False) -> str:
+    """Cancel a call. One that waits is cancelled at once, whatever becomes of its message; with `terminate`, one that runs
+    is ended together with its process, by its worker.
+
+    Returns the state that it is in now.
+
+    Raises:
+        CallRefused: no such call waits or runs, or it runs and is not to be terminated.
+        kombu.exceptions.OperationalError: the broker does not answer, and the worker cannot be told.
+    """
+    with transaction.atomic():
+        waiting = Call.objects.select_for_update().filter(task_id=task_id, worker="").first()
+        if waiting is not None:
+            request = Context(Message.from_json(waiting.message).request())
+            current_app.backend.mark_as_revoked(task_id, "revoked", request=request)
+            return states.CANCELLED
+    if not Call.objects.filter(task_id=task_id).exists():
+        raise CallRefused(
+            f"No call {task_id} waits or runs. `manage.py handbell calls` lists calls; "
+            "operations and launches have commands of their own."
+        )
+    if not terminate:
+        raise CallRefused(f"Call {task_id} is not revoked: it runs. With --terminate its process is ended.")
+    current_app.control.revoke(task_id, terminate=True)
+    return states.RUNNING

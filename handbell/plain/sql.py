@@ -1,0 +1,182 @@
+"""The statements of plain tasks: each changes the state of one call, in one statement, and says whether it did."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from celery import states as celery_states
+from django.db import connection, transaction
+from django.utils import timezone
+
+from handbell import states
+from handbell.common.doorbell import adapted
+from handbell.common.worker_id import WORKER_ID
+from handbell.models import Call
+from handbell.plain.message import Message
+
+QUEUED = states.TO_CELERY[states.QUEUED]
+FINAL_STATES = "('SUCCESS', 'FAILURE', 'REVOKED')"
+RESULTS_TABLE = "django_celery_results_taskresult"
+
+UNSENT_AFTER = timedelta(seconds=2)  # whoever has made the call sends its message within this time, or somebody else
+LOST_AFTER = timedelta(seconds=30)  # a message that nobody has received by then may be lost
+SEND_EARLY = timedelta(seconds=30)  # a call with an ETA is sent this long before it is due
+
+#: What a second call with an id that is there already does: nothing, or take the place of a call that has finished, or
+#: of one that has not.
+KEEP_EXISTING = "FALSE"
+REPLACE_FINISHED = f"{RESULTS_TABLE}.status IN {FINAL_STATES}"
+REPLACE_UNFINISHED = f"{RESULTS_TABLE}.status NOT IN {FINAL_STATES}"
+
+_CALL = "task_id, queue, message, enqueued_at, send_after, batch_key, worker, crash_count"
+_REPLACE_CALL = """
+    ON CONFLICT (task_id) DO UPDATE SET queue = excluded.queue, message = excluded.message, sent_at = NULL,
+        enqueued_at = excluded.enqueued_at, send_after = excluded.send_after, batch_key = excluded.batch_key,
+        worker = ''
+"""
+_CLAIM = "UPDATE handbell_call SET worker = %s {no_disk_wait} WHERE task_id = %s AND worker = ''"
+#: This commit does not wait for the disk. What a crash of the database may undo is that somebody has begun; the call is
+#: then sent again, as after any crash. https://www.postgresql.org/docs/current/wal-async-commit.html
+NO_DISK_WAIT = "FROM (SELECT set_config('synchronous_commit', 'off', true)) AS no_disk_wait"
+_START = f"""
+    UPDATE {RESULTS_TABLE} SET status = 'STARTED', worker = %s, date_started = %s, date_done = %s, result = %s,
+        traceback = NULL
+    {{mine}} WHERE {RESULTS_TABLE}.task_id = {{id}} AND status NOT IN {FINAL_STATES}
+"""
+_DELETE = "DELETE FROM handbell_call WHERE task_id = %s"
+_FINISHED = {"status": "text", "result": "text", "meta": "text", "date_done": "timestamptz", "worker": "text"}
+_FINISH_CALLS = f"""
+    WITH over AS (DELETE FROM handbell_call WHERE task_id = ANY(%s))
+    UPDATE {RESULTS_TABLE} AS r SET traceback = NULL, {", ".join(f"{name} = done.{name}" for name in _FINISHED)}
+    FROM unnest(%s::text[], {", ".join(f"%s::{kind}[]" for kind in _FINISHED.values())})
+        AS done(task_id, {", ".join(_FINISHED)})
+    WHERE r.task_id = done.task_id AND r.status NOT IN {FINAL_STATES}
+"""
+
+
+def insert_call(
+    result: Mapping[str, Any],
+    queue: str,
+    message: str,
+    send_after: datetime,
+    on_conflict: str = KEEP_EXISTING,
+    batch_key: str = "",
+) -> bool:
+    """Write a call and its result's row; whether they were written. `on_conflict` is one of the three above."""
+    insert = f"{_insert(result)} ON CONFLICT (task_id) DO UPDATE SET {_excluded(result)} WHERE {on_conflict}"
+    row = (result["task_id"], queue, message, adapted(timezone.now()), adapted(send_after), batch_key, "", 0)
+    if connection.vendor == "postgresql":
+        statement = f"""
+            WITH written AS ({insert} RETURNING task_id)
+            INSERT INTO handbell_call ({_CALL}) SELECT %s, %s, %s, %s, %s, %s, %s, %s FROM written {_REPLACE_CALL}
+        """
+        return _execute(statement, [*result.values(), *row])
+    with transaction.atomic(savepoint=False):
+        if not _execute(insert, [*result.values()]):
+            return False
+        return _execute(
+            f"INSERT INTO handbell_call ({_CALL}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) {_REPLACE_CALL}", row
+        )
+
+
+def is_held(message: Message) -> bool:
+    """Whether a call is due so late that the sweeper sends its message when the time has come."""
+    return message.eta is not None and message.eta > timezone.now() + 2 * SEND_EARLY
+
+
+def claim_call(task_id: str, hostname: str, process: str) -> bool:
+    """Make a queued call ours and its state "running"; whether it was there to be claimed."""
+    now = adapted(timezone.now())
+    take, start = (WORKER_ID, task_id), (hostname, now, now, process)
+    if connection.vendor == "postgresql":
+        statement = _START.format(mine="FROM mine", id="mine.task_id")
+        mine = _CLAIM.format(no_disk_wait=NO_DISK_WAIT)
+        return _execute(f"WITH mine AS ({mine} RETURNING task_id) {statement}", [*take, *start])
+    with transaction.atomic(savepoint=False):
+        return _execute(_CLAIM.format(no_disk_wait=""), take) and _execute(
+            _START.format(mine="", id="%s"), [*start, task_id]
+        )
+
+
+def finish_call(task_id: str, changes: Mapping[str, Any]) -> bool:
+    """Write how a task ended, and that its call is over; whether it had not ended before, and has a row."""
+    update, values = _update(changes)
+    if connection.vendor == "postgresql":
+        return _execute(f"WITH over AS ({_DELETE}) {update}", [task_id, *values, task_id])
+    with transaction.atomic(savepoint=False):
+        _execute(_DELETE, [task_id])
+        return _execute(update, [*values, task_id])
+
+
+def finish_calls(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+    """Write how several tasks ended, in one commit."""
+    if connection.vendor != "postgresql":
+        with transaction.atomic(savepoint=False):
+            written = [finish_call(task_id, changes) for task_id, changes in results]
+        return all(written)
+    ids = [task_id for task_id, _ in results]
+    columns = {name: [changes.get(name) for _, changes in results] for name in _FINISHED}
+    return _execute(_FINISH_CALLS, [ids, ids, *columns.values()])
+
+
+def change_result(task_id: str, changes: Mapping[str, Any]) -> bool:
+    """Write a state that is not the last one; whether the task had not ended before, and has a row."""
+    update, values = _update(changes)
+    return _execute(update, [*values, task_id])
+
+
+def insert_result(result: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
+    """Write the row of a task that nobody recorded when it was called; whether it had not ended before."""
+    row = {**result, **changes}
+    conflict = (
+        f"ON CONFLICT (task_id) DO UPDATE SET {_excluded(changes)} WHERE {RESULTS_TABLE}.status NOT IN {FINAL_STATES}"
+    )
+    return _execute(f"{_insert(row)} {conflict}", [*row.values()])
+
+
+def release_call(task_id: str, worker: str, *, crashed: bool) -> int | None:
+    """Give back a call that `worker` has claimed, so that it is sent and claimed again. Returns how many processes have
+    died while they ran it, or None if the claim was not the worker's any more.
+    """
+    with transaction.atomic():
+        claimed = Call.objects.select_for_update().filter(task_id=task_id, worker=worker).first()
+        if claimed is None:
+            return None
+        crash_count = claimed.crash_count + crashed
+        now = timezone.now()
+        batch_key = "" if crashed else claimed.batch_key  # what may kill its process runs alone
+        changes = {"worker": "", "sent_at": None, "send_after": now, "crash_count": crash_count, "batch_key": batch_key}
+        Call.objects.filter(pk=claimed.pk).update(**changes)
+        change_result(task_id, {"status": QUEUED, "date_started": None, "worker": None, "result": None})
+        return crash_count
+
+
+def confirm_sent(task_ids: Iterable[str]) -> None:
+    """Write that the broker has these messages."""
+    now = timezone.now()
+    waiting = Call.objects.filter(task_id__in=list(task_ids), sent_at=None)
+    waiting.update(sent_at=now, send_after=now + LOST_AFTER)
+
+
+def _insert(row: Mapping[str, Any]) -> str:
+    return f"INSERT INTO {RESULTS_TABLE} ({', '.join(row)}) VALUES ({', '.join(['%s'] * len(row))})"
+
+
+def _excluded(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{column} = excluded.{column}" for column in row if column != "task_id")
+
+
+def _update(changes: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    assigned = ", ".join(f"{column} = %s" for column in changes)
+    return f"UPDATE {RESULTS_TABLE} SET {assigned} WHERE task_id = %s AND status NOT IN {FINAL_STATES}", [
+        *changes.values()
+    ]
+
+
+def _execute(statement: str, values: Iterable[Any]) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, list(values))
+        return bool(cursor.rowcount > 0)
+
+
+assert set(celery_states.READY_STATES) == {"SUCCESS", "FAILURE", "REVOKED"}  # what FINAL_STATES says

@@ -1,0 +1,104 @@
+"""A database that stays away makes no failure of a task that has succeeded."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+from celery import current_app
+from celery.app.task import Context
+from celery.result import AsyncResult
+from django.db import OperationalError
+
+from handbell.common import outages
+from handbell.plain import db_retry
+from handbell.plain.db_retry import store_or_exit
+from handbell.plain.write_backlog import WriteBacklog
+from tasks_app import tasks
+
+
+class Ended(BaseException):
+    """Instead of the end of this process."""
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """A write that finds no database, outside of any transaction."""
+
+    def write() -> bool:
+        raise OperationalError("gone")
+
+    class Connection:
+        in_atomic_block = False
+
+        def close(self) -> None:
+            """There is none."""
+
+    for module in (outages, db_retry):
+        monkeypatch.setattr(module, "connection", Connection())
+    monkeypatch.setattr(db_retry, "RETRY_SECONDS", 0.1)
+    return write
+
+
+@pytest.fixture
+def backlog(monkeypatch: pytest.MonkeyPatch) -> WriteBacklog:
+    made = WriteBacklog()
+    monkeypatch.setattr(db_retry, "write_backlog", made)
+    return made
+
+
+def test_a_child_process_ends_so_that_its_task_runs_again(
+    away: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(db_retry, "is_main_process", lambda: False)
+    with pytest.raises(Ended, match=str(os.EX_TEMPFAIL)):
+        store_or_exit(away, "The result")
+
+
+def test_a_worker_with_threads_leaves_it_to_its_backlog(away: Callable[[], bool], backlog: WriteBacklog) -> None:
+    backlog.is_served = True
+    back: list[bool] = []
+    written = []
+
+    def write() -> bool:
+        written.append(bool(back) or away())
+        return True
+
+    assert store_or_exit(write, "The result")
+    with pytest.raises(OperationalError):
+        backlog.work_off()
+    back.append(True)
+    backlog.work_off()
+    backlog.work_off()
+    assert written == [True]
+
+
+def test_elsewhere_the_error_is_the_callers(away: Callable[[], bool], backlog: WriteBacklog) -> None:
+    assert not backlog.is_served
+    with pytest.raises(OperationalError):
+        store_or_exit(away, "The result")
+
+
+def test_what_fails_for_another_reason_is_dropped_and_holds_up_nothing() -> None:
+    done, backlog = [], WriteBacklog()
+    backlog.add(lambda: 1 // 0)
+    backlog.add(lambda: done.append(1))
+    with pytest.raises(ZeroDivisionError):
+        backlog.work_off()
+    backlog.work_off()
+    assert done == [1]
+
+
+@pytest.mark.django_db
+def test_an_end_is_final() -> None:
+    result: AsyncResult[int] = tasks.fibonacci.delay(30)
+    backend = current_app.backend
+    backend.mark_as_done(result.id, 1, Context(id=result.id))
+    backend.mark_as_failure(result.id, ValueError("late"), request=Context(id=result.id))
+    backend.store_result(result.id, {"done": 0.5}, "HALFWAY")
+    backend.mark_as_revoked(result.id, request=Context(id=result.id))
+
+    assert (result.state, result.get()) == ("SUCCESS", 1)

@@ -1,0 +1,110 @@
+"""What `manage.py handbell up` does with its processes: starts them again, stops them in order, leaves none behind."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from handbell.management import process_manager
+from handbell.management.process_manager import ProcessManager
+from handbell.management.process_table import ManagedProcess
+from handbell.queues import queue_names
+
+STUCK = ["sh", "-c", "trap '' TERM; echo started; while :; do sleep 60; done"]
+OBEDIENT = ["sh", "-c", "echo started; exec sleep 60"]
+SHORT = ["sh", "-c", "exit 3"]
+
+
+class Told:
+    """What was said, and a wait for more of it."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def say(self, name: str, line: str) -> None:
+        self.lines.append((name, line))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    def count(self, text: str) -> int:
+        return sum(text in line for _, line in self.lines)
+
+
+def managed(name: str, command: list[str]) -> ManagedProcess:
+    return ManagedProcess(name, command, "for tests")
+
+
+def run(
+    folder: Path, processes: list[ManagedProcess], script: Callable[[ProcessManager, Told], Awaitable[None]]
+) -> Told:
+    """Run the processes until the script, which steers their manager, has had them stopped."""
+    told = Told()
+
+    async def main() -> None:
+        manager = ProcessManager(processes, told.say, folder)
+        running = asyncio.create_task(manager.run())
+        await script(manager, told)
+        await running
+
+    asyncio.run(main())
+    return told
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_manager, "stop_seconds", lambda queues: 0.1)
+    monkeypatch.setattr(process_manager, "LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr(process_manager, "BROKER_SECONDS", 0.1)
+
+
+async def stop_once_both_have_started(manager: ProcessManager, told: Told) -> None:
+    await told.until(lambda: told.count("started") == 2)
+    manager.stop()
+
+
+def test_what_is_stuck_is_killed_work_first_and_then_the_broker(tmp_path: Path) -> None:
+    told = run(tmp_path, [managed("broker", STUCK), managed("worker", STUCK)], stop_once_both_have_started)
+
+    killed = [name for name, line in told.lines if line.startswith("was killed: it did not stop within ")]
+    assert killed == ["worker", "broker"]
+    assert not [child for child in psutil.Process().children() if "trap" in " ".join(child.cmdline())]
+
+
+def test_what_stops_when_it_is_told_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LEAVE_SECONDS", "BROKER_SECONDS"):
+        monkeypatch.setattr(process_manager, name, 60)
+    told = run(tmp_path, [managed("broker", OBEDIENT), managed("worker", OBEDIENT)], stop_once_both_have_started)
+
+    assert told.count("was killed") == told.count("ended unexpectedly") == 0
+
+
+def test_a_second_stop_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LEAVE_SECONDS", "BROKER_SECONDS"):
+        monkeypatch.setattr(process_manager, name, 3600)
+
+    async def stop_twice(manager: ProcessManager, told: Told) -> None:
+        await stop_once_both_have_started(manager, told)
+        manager.stop()
+
+    told = run(tmp_path, [managed("broker", STUCK), managed("worker", STUCK)], stop_twice)
+    assert told.count("was killed") == 2
+
+
+def test_what_ends_is_named_and_started_again_after_a_growing_pause(tmp_path: Path) -> None:
+    async def stop_when_it_was_said(manager: ProcessManager, told: Told) -> None:
+        await told.until(lambda: told.count("ended unexpectedly") == 1)
+        manager.stop()
+
+    told = run(tmp_path, [managed("short", SHORT)], stop_when_it_was_said)
+    assert ("short", "ended unexpectedly (exit code 3) after 0 s; starting it again in 2 s") in told.lines
+
+
+def test_everything_is_gone_within_ten_seconds_with_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    seconds = process_manager.stop_seconds(queue_names()) + process_manager.LEAVE_SECONDS
+
+    assert seconds + process_manager.BROKER_SECONDS <= 8
