@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The project's command line: `manage.py up`, `manage.py demo`, `manage.py celery …` and all of Django's own."""
+"""The project's command line: `manage.py handbell …`, `manage.py demo`, `manage.py celery …` and Django's own."""
 
 import os
 import sys

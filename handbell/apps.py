@@ -21,11 +21,11 @@ class HandbellConfig(AppConfig):
         from handbell.serial import drain  # noqa: F401, PLC0415
 
         tune_databases()
-        post_migrate.connect(make_lanes, sender=self)
+        post_migrate.connect(create_lanes, sender=self)
 
 
-def make_lanes(**kwargs: Any) -> None:
-    """Give a new database its lanes; what it has already is left alone."""
+def create_lanes(**kwargs: Any) -> None:
+    """Create the lanes of a new database. A database that has lanes keeps them."""
     from handbell.conf import conf  # noqa: PLC0415
     from handbell.models import LaneCount  # noqa: PLC0415  (needs the app registry)
     from handbell.serial import lanes  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""System checks: whatever is wrong with the settings is said before anything starts."""
+"""System checks: whatever is wrong with the settings is reported before anything starts."""
 
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -100,8 +100,8 @@ def _broker(app: Celery) -> Iterator[CheckMessage]:
     elif not all(_is_broker_url(url) for url in urls):
         yield Error(
             "CELERY_BROKER_URL is not the address of a broker.",
-            hint="Set it to amqp://user:password@host:5672/vhost or redis://host:6379/0, or unset it to use the embedded "
-            "one.",
+            hint="Set it to amqp://user:password@host:5672/vhost or redis://host:6379/0, or unset it to use the "
+            "embedded one.",
             id="handbell.E008",
         )
 

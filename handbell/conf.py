@@ -1,9 +1,10 @@
 """Every setting of Handbell: its name, type, default, range, and what it is for.
 
-The system checks, `manage.py handbell settings` and docs/settings.md all derive from the declarations in `Conf`. Each is
-a Django setting called `HANDBELL_…`; its value may also be text, as environment variables are.
+The system checks, `manage.py handbell settings` and docs/settings.md all derive from the declarations in `Conf`. Each
+is a Django setting called `HANDBELL_…`; its value may also be text, as environment variables are.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -135,14 +136,14 @@ def _integer(value: Any) -> int:
     if isinstance(value, str):
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(value)
+        raise ValueError(value)  # noqa: TRY004  (one kind of error for a wrong value)
     return value
 
 
 def _number(value: Any) -> float:
     if isinstance(value, str):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise ValueError(value)
     return float(value)
 
@@ -292,7 +293,7 @@ class Conf:
 conf = Conf()
 
 
-def declared() -> Iterator["Setting[Any]"]:
+def declared_settings() -> Iterator["Setting[Any]"]:
     """Every setting, in the order of the declarations."""
     return (setting for setting in vars(Conf).values() if isinstance(setting, Setting))
 
@@ -303,10 +304,12 @@ def settings_from_environment(environment: Mapping[str, str] = os.environ) -> di
     `globals().update(handbell.settings_from_environment())`
     """
     return {
-        setting.name: environment[setting.name] for setting in declared() if environment.get(setting.name, "").strip()
+        setting.name: environment[setting.name]
+        for setting in declared_settings()
+        if environment.get(setting.name, "").strip()
     }
 
 
 def problems() -> list[Problem]:
     """Whatever is wrong with the settings, one by one."""
-    return [problem for setting in declared() if (problem := setting.problem()) is not None]
+    return [problem for setting in declared_settings() if (problem := setting.problem()) is not None]

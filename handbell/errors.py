@@ -38,7 +38,7 @@ class LaneRefused(HandbellError):
 
 
 class JobRefused(HandbellError):
-    """A job was asked for something that cannot be done, or not now."""
+    """A job was asked for something that cannot be done, or cannot be done now."""
 
 
 class ItemFailed(HandbellError):

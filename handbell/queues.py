@@ -30,8 +30,8 @@ class Queue:
 
     `concurrency` is the number of processes (or threads) of its worker; with `autoscale_from` the worker grows from
     that many up to it. `memory_mb` is the size in MiB at which a child process is replaced after its task.
-    `concurrency_shown` is how documentation names the concurrency where it differs between machines. `is_default`: tasks
-    that name no queue go here. `is_shared`: the workers that `handbell up --workers NAMES` starts take it.
+    `concurrency_shown` is how documentation names the concurrency where it differs between machines. `is_default`:
+    tasks that name no queue go here. `is_shared`: the workers that `handbell up --workers NAMES` starts take it.
     """
 
     name: str
@@ -102,7 +102,7 @@ def problems_in(table: Sequence[Queue]) -> list[str]:
     return found
 
 
-def declarations() -> list[KombuQueue]:
+def kombu_queues() -> list[KombuQueue]:
     """The table as Celery's `task_queues`."""
     return [
         KombuQueue(queue.name, Exchange(queue.name, type="direct"), routing_key=queue.name, max_priority=MAX_PRIORITY)

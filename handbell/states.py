@@ -11,7 +11,7 @@ TIMED_OUT = "timed_out"
 OUT_OF_MEMORY = "out_of_memory"
 LOST = "lost"
 
-#: Work in one of these will not change any more.
+#: The final states: work in one of these does not change any more.
 FINISHED = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, OUT_OF_MEMORY, LOST})
 
 #: Those of them in which something went wrong.

@@ -16,7 +16,7 @@ from handbell.common.fork_lock import no_fork
 from handbell.isolated.sweep import sweep_launches
 from handbell.parallel.sweep import sweep_jobs
 from handbell.plain.sweep import sweep_calls
-from handbell.serial.sweep import sweep as sweep_lanes
+from handbell.serial.sweep import sweep_lanes
 
 INTERVAL_SECONDS = 1.0
 SWEEPS: tuple[Callable[[], None], ...] = (sweep_lanes, sweep_jobs, sweep_launches, sweep_calls)

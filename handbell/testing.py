@@ -73,7 +73,8 @@ def run_operations(*, scheduled: bool = False) -> int:
 def run_calls(*, scheduled: bool = False) -> int:
     """Run every waiting call of a plain task, also those that they make; how many there were.
 
-    Calls with `ignore_result` are run as well. What is meant for another program, whose task is not here, is not.
+    Calls with `ignore_result` are run as well. Messages for another program, whose tasks are not registered here, are
+    left out.
 
     Raises:
         UnknownTask: a call is in the ledger, and its task is not here any more.
@@ -92,8 +93,8 @@ class _Unrecorded:
 
 
 def _waiting_messages() -> list[Message]:
-    """All that wait, in the ledger and outside of it. Those outside are taken from where they wait for a commit that
-    never comes in a test.
+    """All that wait, in the ledger and outside of it. Those outside are taken from the on-commit hooks, which
+    never run in a test.
     """
     waiting: Any = connection
     for entry in list(waiting.run_on_commit):
@@ -122,7 +123,7 @@ def _run_call(message: Message) -> bool:
 
 
 def run_jobs() -> int:
-    """Do every chunk that waits, also of jobs that are started meanwhile; how many there were.
+    """Run every chunk that waits, also of jobs that are started meanwhile; how many there were.
 
     Items run one after the other in this thread, whatever the job says of threads and of a time limit.
     """

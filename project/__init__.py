@@ -1,4 +1,4 @@
-"""Composition: settings, the Celery app, URLs and the processes that make one running system."""
+"""Composition: the settings, the Celery app, the addresses, and the entry points of web servers."""
 
 from project.celery import app as celery_app
 

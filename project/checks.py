@@ -1,4 +1,4 @@
-"""System checks: whatever is wrong with the environment is said before anything starts."""
+"""System checks: whatever is wrong with the environment is reported before anything starts."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,1 +1,1 @@
-"""Tasks, the queues they run on, and the pages that show them."""
+"""This project: its tasks, the queues they run on, and the pages that start and show them."""

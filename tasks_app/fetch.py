@@ -28,7 +28,7 @@ _NOT_PUBLIC = tuple(
     for net in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "2001::/23", "2002::/16", "3fff::/20")
 )
 _FAILURES = (OSError, http.client.HTTPException, ValueError, OverflowError)
-_PIECE = 64 * 1024
+_READ_BYTES = 64 * 1024
 
 
 class FetchRefused(Exception):
@@ -117,7 +117,7 @@ def _read(url: str, deadline: _Deadline) -> str:
     body = bytearray()
     with _opener(deadline).open(request, timeout=deadline.left()) as response:
         # Not read(), which trusts the sizes that the server names.
-        while part := response.read1(_PIECE):
+        while part := response.read1(_READ_BYTES):
             body += part
             if len(body) > limit:
                 raise FetchRefused(f"{url} is larger than {settings.FETCH_MAX_KB} KiB. Raise FETCH_MAX_KB to fetch it.")

@@ -77,14 +77,18 @@ class Postgres:
 
     def restart(self) -> None:
         """As after a power cut: every connection and every open transaction is gone."""
-        processes = self.processes
-        processes[0].send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
-        # It does not start again as long as one of them is left, which shares its memory.
-        _, left = psutil.wait_procs(processes, 60)
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left)
-        self._server.ensure_postgres_running()
+        postmaster = self.processes[0]
+        postmaster.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+        postmaster.wait(60)
+        wait_for(self._has_started, "PostgreSQL runs again", 60)
+
+    def _has_started(self) -> bool:
+        """It does not start as long as there is a process of its predecessor, which shares its memory."""
+        try:
+            self._server.ensure_postgres_running()
+        except (subprocess.SubprocessError, AssertionError):
+            return False
+        return True
 
     def stop(self) -> None:
         self._server.stop()

@@ -1,4 +1,4 @@
-"""The admin pages: what is in the ledger, as it is. Most of it can be viewed and steered, and none of it edited."""
+"""The admin pages. The ledger can be viewed and steered, not edited; periodic tasks and schedules can be edited."""
 
 from handbell.admin import groups, jobs, lanes, launches, periodic, results
 

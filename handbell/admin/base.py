@@ -1,4 +1,4 @@
-"""What the admin classes share: read-only pages, and lists that stay quick however long they are."""
+"""What the admin classes share: read-only pages, and lists that stay fast however long they are."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -18,8 +18,8 @@ Row = TypeVar("Row", bound=Model)
 MAX_COUNTED_ROWS = 10_000
 
 
-class AtLeast(int):
-    """A number of rows that was not counted to its end."""
+class CappedCount(int):
+    """The number at which counting stopped: there are at least this many rows."""
 
     def __str__(self) -> str:
         return f"{int(self):,}+"
@@ -32,19 +32,19 @@ class CappedPaginator(Paginator):  # type: ignore[type-arg]  # generic in the st
     def count(self) -> int:
         rows: Any = self.object_list
         counted: int = rows.order_by()[: MAX_COUNTED_ROWS + 1].count()
-        return AtLeast(MAX_COUNTED_ROWS) if counted > MAX_COUNTED_ROWS else counted
+        return CappedCount(MAX_COUNTED_ROWS) if counted > MAX_COUNTED_ROWS else counted
 
 
-class QuickChangeList(ChangeList):
+class LargeTableChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
-        """Without a filter there is nothing to say about how many rows it leaves."""
+        """Without a filter, the full count is the count of the results, so it is not shown a second time."""
         super().get_results(request)
         if not self.has_active_filters and not self.query:
             self.full_result_count = self.result_count
 
 
 class NamedRow:
-    """A row under a name for a page's heading that says more than the model's `str()`."""
+    """A row with a name for the heading of its page, instead of the model's `str()`."""
 
     def __init__(self, row: Model, name: str) -> None:
         self.pk = row.pk
@@ -69,13 +69,13 @@ def steer_each(request: HttpRequest, rows: Iterable[Row], steer: Callable[[Row],
         messages.success(request, f"{count} {done}.")
 
 
-class QuickAdmin(ModelAdmin):
+class LargeTableAdmin(ModelAdmin):
     """For tables that may hold millions of rows."""
 
     class Media:
         css = {"all": ["handbell/admin.css"]}
 
-    empty_value_display = display.NOTHING
+    empty_value_display = display.EMPTY_VALUE
     show_full_result_count = False
     show_facets = ShowFacets.NEVER  # the counts beside the filters would read every row
     paginator = CappedPaginator
@@ -83,7 +83,7 @@ class QuickAdmin(ModelAdmin):
     list_per_page = 100
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return QuickChangeList
+        return LargeTableChangeList
 
     def is_list(self, request: HttpRequest) -> bool:
         """Whether the list is asked for: it leaves out the large columns, which a row's own page shows."""
@@ -91,7 +91,7 @@ class QuickAdmin(ModelAdmin):
         return match is not None and (match.url_name or "").endswith("_changelist")
 
 
-class ReadOnlyAdmin(QuickAdmin):
+class ReadOnlyAdmin(LargeTableAdmin):
     """Rows that the system writes: they can be viewed and deleted here, not edited."""
 
     def name_of(self, row: Any) -> str:

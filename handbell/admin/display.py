@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 
 MAX_TEXT_CHARACTERS = 20_000
 MAX_LINE_CHARACTERS = 100
-NOTHING = "—"
+EMPTY_VALUE = "—"
 
 
 def state(word: str) -> SafeString:
@@ -17,21 +17,21 @@ def state(word: str) -> SafeString:
 
 
 def task_name(name: str | None) -> str:
-    """The function's name, after its module's in a quieter colour."""
+    """The function's name, after its module's name in a muted colour."""
     if not name:
-        return NOTHING
+        return EMPTY_VALUE
     module, dot, function = name.rpartition(".")
     return format_html('<span class="task-name"><span>{}{}</span>{}</span>', module, dot, function)
 
 
 def code(text: str | None) -> str:
-    return format_html("<code>{}</code>", text) if text else NOTHING
+    return format_html("<code>{}</code>", text) if text else EMPTY_VALUE
 
 
-def block(text: str | None) -> str:
-    """Text as it is, in a frame of its own; a very long one is cut, and says so."""
+def preformatted(text: str | None) -> str:
+    """Text as it is, in a box of its own. A very long text is truncated, with a note that says how much is missing."""
     if not text:
-        return NOTHING
+        return EMPTY_VALUE
     more = len(text) - MAX_TEXT_CHARACTERS
     if more > 0:
         text = f"{text[:MAX_TEXT_CHARACTERS]}\n… and {more:,} characters more"
@@ -41,13 +41,13 @@ def block(text: str | None) -> str:
 def data(value: Any) -> str:
     """A JSON value: on one line if it fits, over several otherwise."""
     if isinstance(value, str):
-        return block(value)
+        return preformatted(value)
     line = json.dumps(value, ensure_ascii=False)
-    return block(line if len(line) <= MAX_LINE_CHARACTERS else json.dumps(value, ensure_ascii=False, indent=2))
+    return preformatted(line if len(line) <= MAX_LINE_CHARACTERS else json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def duration(time: timedelta) -> str:
-    """A length of time in the two largest units that say something."""
+    """A length of time in its two largest units."""
     seconds = max(time.total_seconds(), 0.0)
     if seconds < 1:
         return f"{round(seconds * 1000)} ms"
@@ -61,4 +61,4 @@ def duration(time: timedelta) -> str:
 
 
 def moment(time: datetime | None) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else NOTHING
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else EMPTY_VALUE

@@ -1,4 +1,4 @@
-"""The filters of the task results. None of them reads the table to know what it can offer, except through an index."""
+"""The filters of the task results. None of them scans the table to find its choices."""
 
 from datetime import timedelta
 from typing import Any
@@ -28,8 +28,8 @@ def task_names() -> list[str]:
     return sorted(name for name in current_app.tasks if not name.startswith("celery.") or name in CELERY_TASKS)
 
 
-def workers() -> list[str]:
-    """The workers that have results, by one jump through the index per worker instead of a scan."""
+def worker_names() -> list[str]:
+    """The workers that have results, by one index look-up per worker instead of a scan."""
     table = connection.ops.quote_name(TaskResult._meta.db_table)
     jumps = f"""
         WITH RECURSIVE found (worker) AS (
@@ -81,7 +81,7 @@ class QueueFilter(admin.SimpleListFilter):
         return [(name, name) for name in queue_names()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """The queue stands in a JSON text, as `handbell.celery.backend` writes it."""
+        """The queue is part of a JSON text, as `handbell.celery.backend` writes it."""
         return queryset.filter(meta__contains=f'"queue": "{self.value()}"') if self.value() else queryset
 
 
@@ -90,7 +90,7 @@ class WorkerFilter(admin.SimpleListFilter):
     parameter_name = "worker"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Choices:
-        return [(worker, worker) for worker in workers()]
+        return [(worker, worker) for worker in worker_names()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(worker=self.value()) if self.value() else queryset

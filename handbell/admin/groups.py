@@ -12,7 +12,7 @@ from django_celery_results.models import GroupResult
 
 from handbell.admin import display
 from handbell.admin.base import ReadOnlyAdmin
-from handbell.admin.links import tasks
+from handbell.admin.links import task_links
 from handbell.models.task_result import begins_with, decoded
 
 admin.site.unregister(GroupResult)
@@ -57,4 +57,4 @@ class GroupResultAdmin(ReadOnlyAdmin):
     @admin.display(description="Tasks")
     def members(self, row: Any) -> str:
         group = result_from_tuple(decoded(row.result)) if row.result else None
-        return tasks([member.id for member in group.results]) if isinstance(group, Group) else display.NOTHING
+        return task_links([member.id for member in group.results]) if isinstance(group, Group) else display.EMPTY_VALUE

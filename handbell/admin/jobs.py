@@ -78,7 +78,7 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Rate")
     def rate(self, job: Job) -> str:
-        return f"{job.rate:,.0f}/s" if job.rate else display.NOTHING
+        return f"{job.rate:,.0f}/s" if job.rate else display.EMPTY_VALUE
 
     @admin.display(description="Enqueued", ordering="id")
     def enqueued(self, job: Job) -> str:
@@ -87,13 +87,13 @@ class JobAdmin(ReadOnlyAdmin):
     @admin.display(description="Took")
     def took(self, job: Job) -> str:
         if job.started_at is None:
-            return display.NOTHING
+            return display.EMPTY_VALUE
         return display.duration((job.finished_at or timezone.now()) - job.started_at)
 
     @admin.display(description="Part of")
     def parents(self, job: Job) -> str:
         if job.parent_id is None:
-            return display.NOTHING
+            return display.EMPTY_VALUE
         address = reverse("admin:handbell_job_change", args=[job.parent_id])
         return format_html('<a href="{}">Job {}</a>', address, job.parent_id)
 
@@ -104,22 +104,22 @@ class JobAdmin(ReadOnlyAdmin):
             for name, args, kwargs in job.stages
         ]
         lines += [f"reduce {job.reducer}"] * bool(job.reducer) + [f"save {job.saver}"] * bool(job.saver)
-        return display.block("\n".join(lines))
+        return display.preformatted("\n".join(lines))
 
     @admin.display(description="Value")
     def value(self, job: Job) -> str:
-        return display.data(job.value) if job.value_json is not None else display.NOTHING
+        return display.data(job.value) if job.value_json is not None else display.EMPTY_VALUE
 
     @admin.display(description="Error")
     def error(self, job: Job) -> str:
-        return display.block(job.error)
+        return display.preformatted(job.error)
 
     @admin.display(description="Items")
     def failed_items(self, job: Job) -> str:
         shown = list(job.failure_rows.all()[:MAX_SHOWN_FAILURES])
         text = "\n\n".join(f"item {it.index}: {it.item}\n{it.error}\n{it.traceback}".rstrip() for it in shown)
         more = job.failed - len(shown)
-        return display.block(f"{text}\n\n… and {more:,} more" if shown and more > 0 else text)
+        return display.preformatted(f"{text}\n\n… and {more:,} more" if shown and more > 0 else text)
 
     @admin.action(description="Pause", permissions=["steer"])
     def pause(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:

@@ -20,7 +20,7 @@ from handbell.serial.declare import SerialTask
 def overview_of(lane: Any) -> lanes.LaneOverview:
     """The lane at a glance, read once per page."""
     if not hasattr(lane, "overview"):
-        lane.overview = lanes.look_at(lane)
+        lane.overview = lanes.lane_overview(lane)
     overview: lanes.LaneOverview = lane.overview
     return overview
 
@@ -59,10 +59,10 @@ class LaneAdmin(SteeredAdmin):
         depth = overview_of(lane).depth
         return f"{depth:,}" + ("+" if depth >= lanes.MAX_DEPTH_COUNTED else "")
 
-    @admin.display(description="The oldest waits for")
+    @admin.display(description="Age of the oldest")
     def oldest(self, lane: Lane) -> str:
         oldest = overview_of(lane).oldest
-        return display.duration(oldest) if oldest is not None else display.NOTHING
+        return display.duration(oldest) if oldest is not None else display.EMPTY_VALUE
 
     @admin.display(description="Last drained", ordering="drained_at")
     def drained(self, lane: Lane) -> str:
@@ -76,13 +76,13 @@ class LaneAdmin(SteeredAdmin):
     def resume(self, request: HttpRequest, queryset: QuerySet[Lane]) -> None:
         steer_each(request, queryset, lambda row: lanes.resume(row.pk), "resumed")
 
-    @admin.action(description="Go on, and leave what blocks failed", permissions=["steer"])
+    @admin.action(description="Skip what blocks, and continue", permissions=["steer"])
     def skip(self, request: HttpRequest, queryset: QuerySet[Lane]) -> None:
-        steer_each(request, queryset, lambda row: lanes.skip(row.pk), "going on")
+        steer_each(request, queryset, lambda row: lanes.skip(row.pk), "continued")
 
-    @admin.action(description="Try what blocks again", permissions=["steer"])
+    @admin.action(description="Run what blocks again", permissions=["steer"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Lane]) -> None:
-        steer_each(request, queryset, lambda row: lanes.retry(row.pk), "trying again")
+        steer_each(request, queryset, lambda row: lanes.retry(row.pk), "running again")
 
 
 class OperationStateFilter(admin.SimpleListFilter):
@@ -119,9 +119,9 @@ class OperationAdmin(SteeredAdmin):
     search_help_text = "The start of an id, or a whole key"
     ordering = ("-id",)
     fieldsets = (
-        (None, {"fields": (("state", "attempts"), ("name", "key"), ("lane", "waited"), ("enqueued", "began"))}),
-        ("Arguments", {"fields": ("given",)}),
-        ("Result", {"fields": ("came_out", "error", "trace", "full_id")}),
+        (None, {"fields": (("state", "attempts"), ("name", "key"), ("lane", "waited"), ("enqueued", "started"))}),
+        ("Arguments", {"fields": ("arguments_shown",)}),
+        ("Result", {"fields": ("result_shown", "error", "trace", "full_id")}),
     )
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
@@ -155,7 +155,7 @@ class OperationAdmin(SteeredAdmin):
         return display.moment(row.enqueued_at)
 
     @admin.display(description="Started")
-    def began(self, row: Operation) -> str:
+    def started(self, row: Operation) -> str:
         return display.moment(row.started_at)
 
     @admin.display(description="Id")
@@ -167,20 +167,22 @@ class OperationAdmin(SteeredAdmin):
         return display.code(row.task_id)
 
     @admin.display(description="Arguments")
-    def given(self, row: Operation) -> str:
+    def arguments_shown(self, row: Operation) -> str:
         return display.data(decoded(row.arguments))
 
     @admin.display(description="Result")
-    def came_out(self, row: Operation) -> str:
-        return display.data(decoded(row.result)) if row.status == states.SUCCEEDED else display.NOTHING
+    def result_shown(self, row: Operation) -> str:
+        return display.data(decoded(row.result)) if row.status == states.SUCCEEDED else display.EMPTY_VALUE
 
     @admin.display(description="Error")
     def error(self, row: Operation) -> str:
-        return display.block(error_in(row)) if row.status in {states.FAILED, states.LOST} else display.NOTHING
+        return (
+            display.preformatted(error_in(row)) if row.status in {states.FAILED, states.LOST} else display.EMPTY_VALUE
+        )
 
     @admin.display(description="Traceback")
     def trace(self, row: Operation) -> str:
-        return display.block(row.traceback)
+        return display.preformatted(row.traceback)
 
     @admin.action(description="Retry", permissions=["steer"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Operation]) -> None:

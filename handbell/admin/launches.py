@@ -16,8 +16,6 @@ from handbell.isolated.declare import IsolatedTask
 from handbell.models import Launch
 from handbell.models.task_result import begins_with, decoded
 
-LARGE_COLUMNS = ("arguments", "result", "traceback", "stdout", "stderr")
-
 
 class LaunchStateFilter(admin.SimpleListFilter):
     title = "state"
@@ -60,15 +58,15 @@ class LaunchAdmin(ReadOnlyAdmin):
             {
                 "fields": (
                     ("state", "runtime"),
-                    ("name", "how"),
-                    ("limits", "place"),
-                    ("enqueued", "began"),
+                    ("name", "how_it_ended"),
+                    ("limits", "where_it_ran"),
+                    ("enqueued", "started"),
                     ("full_id", "finished"),
                 )
             },
         ),
-        ("What came out", {"fields": ("came_out", "trace", "output", "errors")}),
-        ("What went in", {"fields": ("given",)}),
+        ("Result", {"fields": ("result_shown", "trace", "output", "errors")}),
+        ("Arguments", {"fields": ("arguments_shown",)}),
     )
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -83,7 +81,7 @@ class LaunchAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)
-        return rows.defer(*LARGE_COLUMNS) if self.is_list(request) else rows
+        return rows.defer(*Launch.LARGE_COLUMNS) if self.is_list(request) else rows
 
     def name_of(self, row: Launch) -> str:
         return f"Launch {row.pk} of {row.task.rpartition('.')[2]}"
@@ -97,33 +95,33 @@ class LaunchAdmin(ReadOnlyAdmin):
         return display.task_name(row.task)
 
     @admin.display(description="How it ended")
-    def how(self, row: Launch) -> str:
+    def how_it_ended(self, row: Launch) -> str:
         code = f" (exit code {row.exit_code})" if row.exit_code is not None else ""
-        return f"{row.reason}{code}" if row.reason else display.NOTHING
+        return f"{row.reason}{code}" if row.reason else display.EMPTY_VALUE
 
     @admin.display(description="Runtime")
     def runtime(self, row: Launch) -> str:
         if row.started_at is None:
-            return display.NOTHING
+            return display.EMPTY_VALUE
         if row.status == states.RUNNING:
             return f"running for {display.duration(timezone.now() - row.started_at)}"
         return display.duration((row.finished_at or row.started_at) - row.started_at)
 
     @admin.display(description="Limits")
     def limits(self, row: Launch) -> str:
-        return f"{row.timeout:g} s, then {row.grace:g} s to leave; {row.memory_mb:,} MiB"
+        return f"{row.timeout:g} s, then {row.grace:g} s of grace; {row.memory_mb:,} MiB"
 
     @admin.display(description="Where it ran")
-    def place(self, row: Launch) -> str:
+    def where_it_ran(self, row: Launch) -> str:
         process = f"process {row.pid} on " if row.pid is not None else ""
-        return f"{process}{row.host}" if row.host else display.NOTHING
+        return f"{process}{row.host}" if row.host else display.EMPTY_VALUE
 
     @admin.display(description="Enqueued", ordering="id")
     def enqueued(self, row: Launch) -> str:
         return display.moment(row.enqueued_at)
 
     @admin.display(description="Started")
-    def began(self, row: Launch) -> str:
+    def started(self, row: Launch) -> str:
         return display.moment(row.started_at)
 
     @admin.display(description="Finished")
@@ -139,24 +137,24 @@ class LaunchAdmin(ReadOnlyAdmin):
         return display.code(row.task_id)
 
     @admin.display(description="Arguments")
-    def given(self, row: Launch) -> str:
+    def arguments_shown(self, row: Launch) -> str:
         return display.data(decoded(row.arguments))
 
     @admin.display(description="Result")
-    def came_out(self, row: Launch) -> str:
-        return display.data(decoded(row.result)) if row.status == states.SUCCEEDED else display.NOTHING
+    def result_shown(self, row: Launch) -> str:
+        return display.data(decoded(row.result)) if row.status == states.SUCCEEDED else display.EMPTY_VALUE
 
     @admin.display(description="Traceback")
     def trace(self, row: Launch) -> str:
-        return display.block(row.traceback)
+        return display.preformatted(row.traceback)
 
     @admin.display(description="Standard output")
     def output(self, row: Launch) -> str:
-        return display.block(row.stdout)
+        return display.preformatted(row.stdout)
 
     @admin.display(description="Standard error")
     def errors(self, row: Launch) -> str:
-        return display.block(row.stderr)
+        return display.preformatted(row.stderr)
 
     @admin.action(description="Cancel", permissions=["cancel"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Launch]) -> None:

@@ -38,7 +38,7 @@ class PeriodicTaskForm(library.PeriodicTaskForm):  # type: ignore[misc]
 class PeriodicTaskAdmin(library.PeriodicTaskAdmin, ModelAdmin):  # type: ignore[misc]
     form = PeriodicTaskForm
     change_form_template = library_template(library.PeriodicTaskAdmin.change_form_template)
-    empty_value_display = display.NOTHING
+    empty_value_display = display.EMPTY_VALUE
     date_hierarchy = None
     list_display = ("name", "function", "schedule", "enabled", "last_run", "runs")
     list_filter = ("enabled", "one_off")
@@ -61,7 +61,7 @@ class PeriodicTaskAdmin(library.PeriodicTaskAdmin, ModelAdmin):  # type: ignore[
     def schedule(self, row: PeriodicTask) -> str:
         if row.crontab:
             return str(row.crontab.human_readable)
-        return str(row.interval or row.solar or row.clocked or display.NOTHING)
+        return str(row.interval or row.solar or row.clocked or display.EMPTY_VALUE)
 
     @admin.display(description="Last run", ordering="last_run_at")
     def last_run(self, row: PeriodicTask) -> str:
@@ -73,7 +73,7 @@ class PeriodicTaskAdmin(library.PeriodicTaskAdmin, ModelAdmin):  # type: ignore[
 
     @admin.display(description="Crontab in words")
     def crontab_translation(self, row: PeriodicTask) -> str:
-        return str(row.crontab.human_readable) if row.crontab else display.NOTHING
+        return str(row.crontab.human_readable) if row.crontab else display.EMPTY_VALUE
 
     @admin.action(description="Enable selected tasks", permissions=["change"])
     def enable_tasks(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -115,7 +115,7 @@ class UsedBy(TabularInline):
 
 
 class ScheduleAdmin(ModelAdmin):
-    empty_value_display = display.NOTHING
+    empty_value_display = display.EMPTY_VALUE
     inlines = (UsedBy,)
 
 

@@ -12,9 +12,7 @@ from django_celery_results.models import TaskResult
 from handbell import states
 from handbell.admin import display, filters
 from handbell.admin.base import ReadOnlyAdmin
-from handbell.models.task_result import begins_with, decoded, error_in, queue_of
-
-LARGE_COLUMNS = ("task_args", "task_kwargs", "result", "traceback")
+from handbell.models.task_result import LARGE_RESULT_COLUMNS, begins_with, decoded, error_in, queue_of
 
 admin.site.unregister(TaskResult)
 
@@ -47,13 +45,13 @@ class TaskResultAdmin(ReadOnlyAdmin):
                 )
             },
         ),
-        ("What came out", {"fields": ("outcome", "trace")}),
-        ("What went in", {"fields": ("arguments", "keyword_arguments")}),
+        ("Result", {"fields": ("outcome", "trace")}),
+        ("Arguments", {"fields": ("arguments", "keyword_arguments")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows = super().get_queryset(request)
-        return rows.defer(*LARGE_COLUMNS) if self.is_list(request) else rows
+        return rows.defer(*LARGE_RESULT_COLUMNS) if self.is_list(request) else rows
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -88,7 +86,7 @@ class TaskResultAdmin(ReadOnlyAdmin):
     def runtime(self, row: Any) -> str:
         word = states.word(row.status)
         if row.date_started is None or (word not in states.FINISHED and word != states.RUNNING):
-            return display.NOTHING
+            return display.EMPTY_VALUE
         if word == states.RUNNING:
             return f"running for {display.duration(timezone.now() - row.date_started)}"
         return display.duration(row.date_done - row.date_started)
@@ -115,7 +113,7 @@ class TaskResultAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Periodic task")
     def periodic_task(self, row: Any) -> str:
-        return str(row.periodic_task_name or display.NOTHING)
+        return str(row.periodic_task_name or display.EMPTY_VALUE)
 
     @admin.display(description="Arguments")
     def arguments(self, row: Any) -> str:
@@ -127,11 +125,11 @@ class TaskResultAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Result")
     def outcome(self, row: Any) -> str:
-        """The return value, or the error; while a task is at work, Celery keeps its process there instead."""
+        """The return value, or the error; while a task runs, Celery stores its process there instead."""
         if error := error_in(row):
-            return display.block(error)
-        return display.data(decoded(row.result)) if states.word(row.status) in states.FINISHED else display.NOTHING
+            return display.preformatted(error)
+        return display.data(decoded(row.result)) if states.word(row.status) in states.FINISHED else display.EMPTY_VALUE
 
     @admin.display(description="Traceback")
     def trace(self, row: Any) -> str:
-        return display.block(row.traceback)
+        return display.preformatted(row.traceback)

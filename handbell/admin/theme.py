@@ -27,10 +27,10 @@ __all__ = ["ChangeList", "ModelAdmin", "Select", "TabularInline", "TextInput", "
 
 
 def themed(widget: type[Any]) -> type[Any]:
-    """A select widget of another library's, in this look."""
+    """A select widget of another library, in the look of this theme."""
     return widget if issubclass(widget, Select) else type(widget.__name__, (Select, widget), {})
 
 
 def library_template(name: str | None) -> str | None:
-    """A template of another library's, where Django's look is used, for which it is made."""
+    """A template of another library, or None with django-unfold: it is made for Django's own look."""
     return None if apps.is_installed("unfold") else name

@@ -6,7 +6,8 @@ app.py            celery.Celery. `amqp_cls` and `task_cls`; `send_task`, which e
                   `producer_or_acquire`, `connection_for_read`, `connection_for_write`, `_get_backend`,
                   `_load_config`, after which `conf` is complete.
 configuration.py  The defaults of its settings. `conf.defaults[-1]` are Celery's own, a copy for each app;
-                  celery/fixups/django.py keeps connections if `CELERY_DB_REUSE_MAX` is set. kombu's `TRANSPORT_ALIASES`.
+                  celery/fixups/django.py keeps connections if `CELERY_DB_REUSE_MAX` is set; kombu's
+                  `TRANSPORT_ALIASES`.
 amqp.py           celery.app.amqp.AMQP. `_event_dispatcher`.
 calls.py          What a call does. The options that `Task.apply_async` and canvas give to `send_task`;
                   `current_worker_task`.

@@ -24,7 +24,7 @@ from django_celery_results.models import ChordCounter, TaskResult  # type: ignor
 from handbell import states
 from handbell.celery import chords
 from handbell.common.codec import storable
-from handbell.common.doorbell import adapted
+from handbell.common.doorbell import adapt_datetime
 from handbell.common.outages import retry_through_outage
 from handbell.common.polling import poll
 from handbell.models import Call, Launch, Operation
@@ -35,18 +35,18 @@ from handbell.plain.outbox import publish_call
 from handbell.plain.result_buffer import buffer_result
 from handbell.queues import ISOLATED, SERIAL
 
-MAX_PAUSE_SECONDS = 0.03  # between two looks at a result that somebody waits for
+MAX_RESULT_POLL_SECONDS = 0.03  # between two looks at a result that somebody waits for
 logger = logging.getLogger(__name__)
 
 
 class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the library has no types
-    def row_of_call(self, headers: Mapping[str, Any], queue: str, periodic_task: str | None) -> dict[str, Any]:
+    def new_result_row(self, headers: Mapping[str, Any], queue: str, periodic_task: str | None) -> dict[str, Any]:
         """The row of a task that has just been called."""
-        now = adapted(timezone.now())
+        now = adapt_datetime(timezone.now())
         return {
             "task_id": headers["id"],
             "task_name": headers["task"],
-            "status": sql.QUEUED,
+            "status": sql.CELERY_QUEUED,
             "task_args": self._text(headers["argsrepr"]),
             "task_kwargs": self._text(headers["kwargsrepr"]),
             "periodic_task_name": periodic_task,
@@ -107,7 +107,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         state: str = celery_states.FAILURE,
     ) -> None:
         """Store a failure and, in the same transaction, what follows from it for a chord and a chain; then call the
-        errbacks. All of it once, however often the same task is said to have failed.
+        errbacks. All of it once, however often the same failure is reported.
         """
         if not retry_through_outage(lambda: self._end(task_id, exc, state, traceback, request, store_result)):
             return
@@ -176,7 +176,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         if status == celery_states.RETRY:
             call = Call.objects.filter(task_id=task_id, worker="", sent_at=None).first()
             message = Message.from_json(call.message) if call else None
-            if message and not sql.is_held(message):
+            if message and not sql.is_deferred(message):
                 publish_call(message)
         return result
 
@@ -198,7 +198,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         return sql.insert_result(row, changes)
 
     def _changes(self, result: Any, status: str, traceback: str | None, request: Context | None) -> dict[str, Any]:
-        now = adapted(timezone.now())
+        now = adapt_datetime(timezone.now())
         meta = {**self._get_meta_from_request(request), "children": self.current_task_children(request)}
         changes = {
             "status": status,
@@ -242,7 +242,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         self,
         task_id: str,
         timeout: float | None = None,
-        interval: float = MAX_PAUSE_SECONDS,
+        interval: float = MAX_RESULT_POLL_SECONDS,
         no_ack: bool = True,
         on_interval: Any = None,
     ) -> dict[str, Any]:
@@ -260,7 +260,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
                 on_interval()
             return meta["status"] in celery_states.READY_STATES
 
-        if not poll(is_ready, timeout, min(interval, MAX_PAUSE_SECONDS)):
+        if not poll(is_ready, timeout, min(interval, MAX_RESULT_POLL_SECONDS)):
             raise CeleryTimeoutError("The operation timed out.")
         return meta
 

@@ -10,7 +10,7 @@ from handbell.plain.batching import RUN_BATCH, batch_doorbell, claim_batch
 from handbell.plain.message import Message
 from handbell.plain.result_buffer import buffered_results
 
-TURN_SECONDS = 1.0
+BATCH_SLICE_SECONDS = 1.0
 
 
 @shared_task(name=RUN_BATCH, ignore_result=True, bind=True)
@@ -18,7 +18,7 @@ def run_batch(self: Task[..., Any], name: str) -> None:
     """Answer the doorbell: claim and run what waits, for about a second; then ring for the rest."""
     batch_doorbell(name, "").answer()
     task: Any = current_app.tasks.get(name)
-    deadline, hostname = time.monotonic() + TURN_SECONDS, str(self.request.hostname)
+    deadline, hostname = time.monotonic() + BATCH_SLICE_SECONDS, str(self.request.hostname)
     while task is not None and (messages := claim_batch(name, hostname, task.claims)):
         doorbell = batch_doorbell(name, messages[0].queue)
         if len(messages) == task.claims:

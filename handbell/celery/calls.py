@@ -49,7 +49,7 @@ def send_task(
 def _enqueue(app: Celery, task: Any, message: Message, on_conflict: str) -> None:
     backend = app.backend
     assert isinstance(backend, DatabaseBackend)
-    row = backend.row_of_call(message.headers, message.queue, message.headers.get("periodic_task_name"))
+    row = backend.new_result_row(message.headers, message.queue, message.headers.get("periodic_task_name"))
     batch_key = str(message.headers["task"]) if can_be_batched(task, message) else ""
     enqueue_call(row, message, on_conflict, batch_key)
 
@@ -58,7 +58,7 @@ def _on_conflict(app: Celery, task_id: str | None) -> str:
     """What a call with an id that is there already means.
 
     Within a task, such ids are those of a canvas, frozen when it was made: a second run of the same step starts
-    nothing twice. A task's own id is a retry, or what takes its place. From elsewhere it is somebody's wish to run
+    nothing twice. A task's own id is a retry, or what takes its place. From elsewhere it is a request to run
     the task again.
     """
     if task_id is None:

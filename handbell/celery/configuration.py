@@ -6,7 +6,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from handbell.common.ledger_task import DATABASE_BACKEND
 from handbell.embedded.broker import embedded_broker
-from handbell.queues import DEFAULT_PRIORITY, MAX_PRIORITY, declarations, default_queue
+from handbell.queues import DEFAULT_PRIORITY, MAX_PRIORITY, default_queue, kombu_queues
 
 PRIORITY_STEPS = list(range(MAX_PRIORITY + 1))
 CONNECT_SECONDS = 2
@@ -14,7 +14,7 @@ CONNECT_SECONDS = 2
 SOCKET_TIMEOUT_SECONDS = 3
 VISIBILITY_SECONDS = 12 * 3600
 CONFIRM_SECONDS = 2
-#: Tasks for which a process keeps a database connection; as good as for ever.
+#: How many tasks a process runs on one database connection: practically no limit.
 CONNECTION_REUSES = 1_000_000
 
 
@@ -48,7 +48,7 @@ def handbell_defaults(conf: Any) -> dict[str, Any]:
             "interval_step": 0.2,
             "interval_max": 0.5,
         },
-        "task_queues": declarations(),
+        "task_queues": kombu_queues(),
         "task_default_queue": default_queue(),
         "task_default_priority": DEFAULT_PRIORITY,
         "worker_prefetch_multiplier": 1,  # a message taken in advance would hold back one of higher priority

@@ -14,8 +14,8 @@ from handbell.plain.write_backlog import write_backlog
 
 
 class PlainRequest(Request):
-    """Celery's request, with two ends of its own: if its process dies, the call is given back to the ledger; at a time
-    limit, the failure path runs once.
+    """Celery's request, with two failure paths of its own: if its process dies, the call goes back to the ledger; at a
+    time limit, Celery's failure path runs once.
     """
 
     _already_cancelled: bool

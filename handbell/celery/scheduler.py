@@ -34,12 +34,12 @@ class PeriodicEntry(schedulers.ModelEntry):  # type: ignore[misc]  # the library
         as_read = PeriodicTask.objects.filter(pk=self.model.pk, enabled=True, last_run_at=self.read_run_at)
         return bool(as_read.update(last_run_at=now, total_run_count=F("total_run_count") + 1))
 
-    def give_back(self, now: datetime) -> None:
-        """Undo `claim_tick`, unless it has been undone."""
+    def release_tick(self, now: datetime) -> None:
+        """Release the tick that `claim_tick` claimed, unless it has been released already."""
         taken = PeriodicTask.objects.filter(pk=self.model.pk, last_run_at=now)
         taken.update(last_run_at=self.read_run_at, total_run_count=F("total_run_count") - 1)
 
-    def read_again(self) -> None:
+    def refresh(self) -> None:
         """Read the task again, in place: the schedule and its heap hold this object. A deleted task is disabled."""
         model = PeriodicTask.objects.filter(pk=self.model.pk).first()
         if model is None:
@@ -94,7 +94,7 @@ class DatabaseScheduler(schedulers.DatabaseScheduler):  # type: ignore[misc]  # 
             return schedstate(False, seconds)
         try:
             fired = self._fire(entry)
-            entry.read_again()
+            entry.refresh()
         except ALL_OUTAGE_ERRORS as error:
             logger.warning("%s is due, but: %s. It is tried again in a moment.", entry.name, str(error).strip())
             return schedstate(False, RETRY_SECONDS)
@@ -111,7 +111,7 @@ class DatabaseScheduler(schedulers.DatabaseScheduler):  # type: ignore[misc]  # 
                     return False
                 called = self._call(entry)
         except broker.ERRORS:  # after the commit: a message of which nothing is in the ledger
-            entry.give_back(now)
+            entry.release_tick(now)
             raise
         if called:
             logger.info("%s is called: %s %s", entry.name, entry.task, called.id)

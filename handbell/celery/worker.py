@@ -18,16 +18,16 @@ from celery.signals import worker_init, worker_ready, worker_shutdown, worker_sh
 
 from handbell.conf import conf
 from handbell.isolated import stop_pipe
-from handbell.plain.crash_recovery import release_all
+from handbell.plain.crash_recovery import release_claimed_calls
 from handbell.plain.worker_heartbeat import register_worker, start_worker_heartbeat
 from handbell.queues import ISOLATED
 
 COLD_STOP_SECONDS = 1.0  # for a worker whose tasks have been cancelled: somebody said QUIT, or Ctrl-C again
-LAUNCH_MARGIN_SECONDS = 1.0  # to write what came of the launches that were ended
+LAUNCH_MARGIN_SECONDS = 1.0  # to record the outcomes of the launches that were ended
 logger = logging.getLogger(__name__)
 
 
-class _Started:
+class _ThisWorker:
     worker: Any = None
 
 
@@ -39,7 +39,7 @@ def stop_seconds(queues: Collection[str]) -> float:
 @worker_init.connect
 def on_worker_init(sender: Any = None, **kwargs: Any) -> None:
     """Before the pool's processes are forked."""
-    _Started.worker = sender
+    _ThisWorker.worker = sender
     if ISOLATED in sender.app.amqp.queues.consume_from:
         stop_pipe.open_pipe()
     register_worker(sender.hostname)
@@ -54,22 +54,22 @@ def on_worker_ready(sender: Any = None, **kwargs: Any) -> None:
 def on_worker_shutting_down(how: str = "Warm", **kwargs: Any) -> None:
     """Celery waits for as long as the tasks take; a thread ends the worker when its time is up."""
     stop_pipe.announce_stop()
-    if _Started.worker is not None:
-        queues = _Started.worker.app.amqp.queues.consume_from
+    if _ThisWorker.worker is not None:
+        queues = _ThisWorker.worker.app.amqp.queues.consume_from
         seconds = COLD_STOP_SECONDS if how == "Cold" else stop_seconds(queues)
-        threading.Thread(target=_end_after, args=(seconds,), name="worker-stop", daemon=True).start()
+        threading.Thread(target=_exit_after, args=(seconds,), name="worker-stop", daemon=True).start()
 
 
 @worker_shutdown.connect
 def on_worker_shutdown(**kwargs: Any) -> None:
-    release_all()
+    release_claimed_calls()
 
 
-def _end_after(seconds: float) -> None:
+def _exit_after(seconds: float) -> None:
     time.sleep(seconds)
     logger.warning("What still runs after %.0f s is given back, and runs again elsewhere.", seconds)
-    release_all()
-    for process in getattr(getattr(_Started.worker.pool, "_pool", None), "_pool", ()):
+    release_claimed_calls()
+    for process in getattr(getattr(_ThisWorker.worker.pool, "_pool", None), "_pool", ()):
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
     logging.shutdown()

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from handbell.errors import BrokerUnavailable
 
 BACKOFF_SECONDS = 1.0
-PROMPT_SECONDS = 0.5
+FAST_FAILURE_SECONDS = 0.5
 ERRORS = (OperationalError, OSError, BrokerUnavailable)
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def publish(message: Callable[[Producer], object], what: str) -> bool:
         try:
             _publish(message)
         except ERRORS:
-            if time.monotonic() - started > PROMPT_SECONDS:
+            if time.monotonic() - started > FAST_FAILURE_SECONDS:
                 raise
             _publish(message)  # the connection had been cut since its last use
     except ERRORS as error:
@@ -71,7 +71,7 @@ def _publish(message: Callable[[Producer], object]) -> None:
             with connection._reraise_as_library_errors():  # noqa: SLF001  (as Celery itself does)
                 message(producer)
         except BaseException:
-            connection.collect(socket_timeout=0.1)  # whatever it was in the middle of, nobody goes on with it
+            connection.collect(socket_timeout=0.1)  # it may be in the middle of a message, so it must not be used again
             raise
 
 

@@ -62,6 +62,6 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
-def storable_bytes(text: bytes) -> str:
+def decode_output(text: bytes) -> str:
     """Output of a process as text, whatever its bytes are."""
     return text.decode("utf-8", "backslashreplace").replace("\0", "\\x00")

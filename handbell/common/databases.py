@@ -1,8 +1,8 @@
 """The options of database connections that Handbell needs, wherever the project has not set others.
 
-SQLite: readers never wait (WAL); a writer takes the write lock at BEGIN and waits for it up to `timeout` seconds, instead
-of failing half-way when two transactions upgrade from reading to writing. PostgreSQL: a server that is cut off is
-noticed; a connection that hears nothing for half a minute is given up.
+SQLite: readers never wait (WAL); a writer takes the write lock at BEGIN and waits for it up to `timeout` seconds,
+instead of failing half-way when two transactions upgrade from reading to writing. PostgreSQL: a server that is cut off
+is noticed; a connection that hears nothing for half a minute is given up.
 """
 
 from typing import Any

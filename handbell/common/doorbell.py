@@ -1,8 +1,8 @@
 """Doorbells: the one message that says "there is work", sent once however many callers have some.
 
-A caller rings after its commit: whoever turns the flag from down to up sends the message. Whoever answers puts the flag
-down before looking for work. So work that an answer did not see has found the flag down, and somebody sends a message
-for it. A message that gets lost is sent again by the sweeper.
+A caller rings after its commit: if it finds the flag cleared, it sets it and sends the message. Whoever answers clears
+the flag before looking for work. So work that an answer did not see was enqueued after the flag was cleared, and a
+message is sent for it. A message that gets lost is sent again by the sweeper.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from handbell.common import broker
 
-MAX_PATIENCE_SECONDS = 64
-MAX_RING_ATTEMPTS = 1000  # nobody may answer for weeks, and the column has its limit
+MAX_RING_BACKOFF_SECONDS = 64
+MAX_RING_ATTEMPTS = 1000  # there may be no answer for weeks, and the column has a limit
 
 _RING = """
     INSERT INTO handbell_doorbell (name, rung, rung_at, ring_attempts, crash_count, one_by_one)
@@ -44,11 +44,11 @@ class DoorbellMessage(NamedTuple):
     def ring(self) -> None:
         """Send the message, unless one is on its way."""
         with connection.cursor() as cursor:
-            # Reading first spares the write: while there is much to do the flag is up nearly always.
+            # Reading first avoids the write: under load the flag is nearly always set.
             cursor.execute("SELECT 1 FROM handbell_doorbell WHERE name = %s AND rung", (self.name,))
             if cursor.fetchone() is not None:
                 return
-            cursor.execute(_RING, (self.name, True, adapted(timezone.now())))
+            cursor.execute(_RING, (self.name, True, adapt_datetime(timezone.now())))
             changed = cursor.rowcount > 0
         if changed:
             self.send()
@@ -60,9 +60,9 @@ class DoorbellMessage(NamedTuple):
             found = cursor.fetchone()
             if found is not None and found[0]:
                 attempts, now = int(found[1]), timezone.now()
-                late_since = adapted(now - patience(attempts))
+                late_since = adapt_datetime(now - ring_backoff(attempts))
                 next_attempts = min(attempts + 1, MAX_RING_ATTEMPTS)
-                cursor.execute(_RING_AGAIN, (next_attempts, adapted(now), self.name, attempts, late_since))
+                cursor.execute(_RING_AGAIN, (next_attempts, adapt_datetime(now), self.name, attempts, late_since))
                 late = cursor.rowcount > 0
         if found is None or not found[0]:
             self.ring()  # the process that enqueued crashed before it could
@@ -74,20 +74,20 @@ class DoorbellMessage(NamedTuple):
         broker.send_message(self.task, self.args, self.queue, f"The doorbell {self.name}")
 
     def answer(self) -> None:
-        """Put the flag down, before looking for work."""
+        """Clear the flag, before looking for work."""
         with connection.cursor() as cursor:
             cursor.execute(
                 "UPDATE handbell_doorbell SET rung = %s, ring_attempts = 0 WHERE name = %s AND rung", (False, self.name)
             )
 
 
-def patience(ring_attempts: int) -> timedelta:
+def ring_backoff(ring_attempts: int) -> timedelta:
     """How long a doorbell may go unanswered before it is rung again: the message may be waiting behind others, so each
     time twice as long as before, from 2 s up to 64 s.
     """
-    return timedelta(seconds=min(2 ** (ring_attempts + 1), MAX_PATIENCE_SECONDS))
+    return timedelta(seconds=min(2 ** (ring_attempts + 1), MAX_RING_BACKOFF_SECONDS))
 
 
-def adapted(moment: datetime | None) -> Any:
+def adapt_datetime(moment: datetime | None) -> Any:
     """A moment as a parameter of a statement."""
     return connection.ops.adapt_datetimefield_value(moment)

@@ -14,8 +14,8 @@ _fork_lock = threading.RLock()
 def no_fork() -> Iterator[None]:
     """While the block runs, this process does not fork, and at its end SQLite has no connection in this thread.
 
-    SQLite counts its locks in the memory of the process. A child that is forked while a thread holds one believes for
-    ever that it is held, and waits for it: https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
+    SQLite counts its locks in the memory of the process. A child that is forked while a thread holds one takes it for
+    held forever, and waits for it: https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_
     """
     if connection.vendor != "sqlite":
         yield

@@ -1,4 +1,4 @@
-"""A heartbeat: doing something every so often, such as renewing a claim, for as long as some work goes on."""
+"""A heartbeat: a periodic action, such as renewing a claim, while some work is in progress."""
 
 import threading
 from collections.abc import Callable, Iterator

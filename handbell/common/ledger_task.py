@@ -83,18 +83,18 @@ class ManyResults(Sequence[AsyncResult[R_co]]):
     def __getitem__(self, index: int | slice) -> AsyncResult[R_co] | Sequence[AsyncResult[R_co]]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(self._length))]
-        return self._result(id_of(self._prefix, range(self._length)[index]))
+        return self._result(numbered_task_id(self._prefix, range(self._length)[index]))
 
     @property
     def ids(self) -> Iterator[str]:
         """The ids, one after the other."""
-        return (id_of(self._prefix, number) for number in range(self._length))
+        return (numbered_task_id(self._prefix, number) for number in range(self._length))
 
 
-def new_prefix() -> str:
+def new_id_prefix() -> str:
     """What the ids of many calls begin with."""
     return uuid.uuid4().hex[:24]
 
 
-def id_of(prefix: str, number: int) -> str:
+def numbered_task_id(prefix: str, number: int) -> str:
     return f"{prefix[:8]}-{prefix[8:12]}-{prefix[12:16]}-{prefix[16:20]}-{prefix[20:]}{number:08x}"

@@ -1,4 +1,4 @@
-"""Database errors that mean that the database is away, and will be back: knowing them, and trying again."""
+"""Database errors that mean that the database is temporarily unavailable: recognising them, and retrying."""
 
 import logging
 import time
@@ -25,10 +25,10 @@ def is_outage(error: BaseException) -> bool:
 
 
 def retry_through_outage(write: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
-    """Call `write`, again and on a new connection for as long as the database is away, for up to so many seconds.
+    """Call `write`, again and on a new connection while the database is unavailable, for up to `seconds`.
 
     Raises:
-        django.db.Error: the database was away all that time, or something else was wrong.
+        django.db.Error: the database was unavailable all that time, or something else was wrong.
     """
     deadline, pause = time.monotonic() + seconds, FIRST_PAUSE_SECONDS
     while True:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 FIRST_PAUSE_SECONDS, GROWTH = 0.002, 1.5
 
 
-def poll(look: Callable[[], bool], timeout: float | None, longest_pause: float) -> bool:
+def poll(condition: Callable[[], bool], timeout: float | None, longest_pause: float) -> bool:
     """Call `look` until it is true; whether it became so within `timeout` seconds (None: however long it takes)."""
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = FIRST_PAUSE_SECONDS
-    while not look():
+    while not condition():
         if deadline is not None and time.monotonic() >= deadline:
             return False
         time.sleep(pause)

@@ -10,14 +10,14 @@ import psutil
 
 def process_id() -> str:
     """The id of this process: its machine, its pid, and when it started."""
-    return f"{machine()} {os.getpid()} {_started(os.getpid())}"
+    return f"{machine_id()} {os.getpid()} {_started(os.getpid())}"
 
 
 def is_dead(owner: str) -> bool:
     """Whether `owner` is the id of a process of this machine that does not exist any more."""
     machine_and_pid, _, started = owner.rpartition(" ")
     where, _, pid = machine_and_pid.rpartition(" ")
-    if where != machine():
+    if where != machine_id():
         return False
     try:
         found = psutil.Process(int(pid))
@@ -27,8 +27,8 @@ def is_dead(owner: str) -> bool:
 
 
 @cache
-def machine() -> str:
-    """The machine and its process numbers: containers on one machine count their own."""
+def machine_id() -> str:
+    """The machine and its pid namespace: each container on a machine has pids of its own."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"

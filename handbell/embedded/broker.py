@@ -22,7 +22,7 @@ from urllib.parse import quote
 from handbell.conf import conf
 from handbell.errors import BrokerUnavailable
 
-START_SECONDS = 10.0
+BROKER_START_SECONDS = 10.0
 CALL_SECONDS = 2.0  # for a caller that only sends a message, and whose work is safe in the ledger
 PACKAGE_FOLDER = Path(__file__).resolve().parents[2]  # where `-m handbell.…` is found
 MAX_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108 bytes on Linux and 104 on macOS
@@ -76,7 +76,7 @@ class EmbeddedBroker:
             return
         logger.info("No broker is configured (CELERY_BROKER_URL): the embedded one in %s is used.", self.directory)
         self._start_server()
-        self.wait_until_it_answers(seconds or START_SECONDS)
+        self.wait_until_it_answers(seconds or BROKER_START_SECONDS)
 
     def hold(self) -> None:
         """Count this process among the users, so that a server keeps running; this starts none."""

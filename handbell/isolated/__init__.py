@@ -3,7 +3,7 @@
 Declare with `isolated_task`; call with `launch`, `launch_many`, `delay` or `apply_async`.
 
 A call is a row (`enqueue`) and a doorbell (`doorbell`). A supervisor (`supervise`, a Celery task) claims rows and
-writes what came of them (`sql`); it knows nothing of processes. A fork server (`fork_server`, a small process without a
+records their outcomes (`sql`); it knows nothing of processes. A fork server (`fork_server`, a small process without a
 database connection that `fork_client` starts) forks a process per launch (`child`), and ends it with everything it has
 started (`process_tree`, `procfs`); it knows nothing of rows. They talk over a socket (`protocol`), so whichever dies,
 the other one notices at once. If both die, the sweeper (`sweep`) ends what they left (`orphans`).

@@ -1,4 +1,4 @@
-"""What a launch's own process does, between the fork and its end: run the task, and write what came of it to a pipe."""
+"""What a launch's own process does, between the fork and its end: run the task, and write its outcome to a pipe."""
 
 import ctypes
 import gc
@@ -92,7 +92,7 @@ def _set_label(label: str, address: int | None) -> None:
 
 
 def run_order(order: LaunchOrder) -> tuple[dict[str, Any], int]:
-    """Run the task; the message that says what came of it (`outcomes.ended_by_itself` reads it), and the exit code."""
+    """Run the task; the message with its outcome (`outcomes.ended_by_itself` reads it), and the exit code."""
     try:
         return {"result": _call_task(order)}, 0
     except SystemExit as exit_request:

@@ -11,13 +11,13 @@ from django.db import models, transaction
 from django.utils import timezone
 
 from handbell.common.codec import encode_arguments
-from handbell.common.ledger_task import ManyResults, id_of, new_prefix
+from handbell.common.ledger_task import ManyResults, new_id_prefix, numbered_task_id
 from handbell.isolated.doorbell import launches_doorbell
 from handbell.models import Launch
 
 R = TypeVar("R")
 
-MAX_INSERT_ROWS = 1_000  # launches in one transaction
+MAX_INSERT_LAUNCHES = 1_000  # in one transaction
 
 
 def _primary_key(value: Any) -> Any:
@@ -70,11 +70,11 @@ def enqueue_launch(call: LaunchCall, task_id: str | None = None) -> Launch:
 
 
 def enqueue_launches(calls: Iterable[LaunchCall], result: Callable[[str], AsyncResult[R]]) -> ManyResults[R]:
-    """Insert a launch per call, in parts of `MAX_INSERT_ROWS`; their results, each made by `result` from its id."""
-    prefix = new_prefix()
+    """Insert a launch per call, in parts of `MAX_INSERT_LAUNCHES`; their results, each made by `result` from its id."""
+    prefix = new_id_prefix()
     remaining, total = iter(calls), 0
-    while part := list(islice(remaining, MAX_INSERT_ROWS)):
-        rows = [call.row(id_of(prefix, total + number)) for number, call in enumerate(part)]
+    while part := list(islice(remaining, MAX_INSERT_LAUNCHES)):
+        rows = [call.row(numbered_task_id(prefix, total + number)) for number, call in enumerate(part)]
         with transaction.atomic():
             Launch.objects.bulk_create(rows)
             launches_doorbell.ring_after_commit()

@@ -21,7 +21,7 @@ from handbell.isolated.declare import IsolatedTask
 from handbell.isolated.procfs import LABEL_VARIABLE, ProcessLabel
 from handbell.isolated.protocol import Channel
 
-START_SECONDS = 60.0
+FORK_SERVER_START_SECONDS = 60.0
 # Importing the package needs Django's models, and `python -m` would import it before Django is set up.
 PROGRAM = f"import django; django.setup(); from {orphans.FORK_SERVER_MODULE} import main; main()"
 # One allocator for everything, in huge pages: a fork copies page tables, and with these there is a third less to copy.
@@ -91,7 +91,7 @@ class ForkClient:
         orphans.end_fork_server(self.name)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + FORK_SERVER_START_SECONDS
         while self.is_alive and time.monotonic() < deadline:
             self.wait(deadline - time.monotonic())
             if any(kind == "ready" for kind, _ in self.messages()):

@@ -61,13 +61,13 @@ class ForkServer:
             self._step()
 
     def _step(self) -> None:
-        for key, _ in self.selector.select(self._until_something_is_due()):
+        for key, _ in self.selector.select(self._seconds_until_due()):
             if key.data is not None:
                 tree, index = key.data
                 tree.read_pipe(self.selector, index)
         self._receive()
         self._reap()
-        self._do_what_is_due()
+        self._handle_due()
         began = time.monotonic()
         while self.orders and time.monotonic() - began < MAX_FORKING_SECONDS:
             self._start(self.orders.popleft())
@@ -75,7 +75,7 @@ class ForkServer:
         if not self.channel.closed:
             self.selector.modify(self.channel.socket, events)
 
-    def _until_something_is_due(self) -> float:
+    def _seconds_until_due(self) -> float:
         if self.orders:
             return 0.0
         due = min((tree.due for tree in self.trees.values()), default=float("inf"))
@@ -146,7 +146,7 @@ class ForkServer:
                 if tree is not None:
                     tree.note_exit(status, now)
 
-    def _do_what_is_due(self) -> None:
+    def _handle_due(self) -> None:
         """End launches whose time is over, and what is left of those that have ended; check all from time to time."""
         now = time.monotonic()
         due = [tree for tree in self.trees.values() if tree.due <= now]
@@ -193,7 +193,7 @@ class ForkServer:
                 self._assign_orphan(pid, orphans)
         for tree in trees:
             descendants = procfs.descendants_of(tree.pid) if tree.exit_status is None else []
-            members = procfs.living(descendants) | orphans.get(tree.order.id, set())
+            members = procfs.living_processes(descendants) | orphans.get(tree.order.id, set())
             for process in tree.members - members:
                 self.launch_of.pop(process, None)
             for process in members - tree.members:
@@ -214,7 +214,7 @@ class ForkServer:
         if launch is None or launch not in self.trees:  # it has thrown away its label, or its launch is over
             procfs.signal_process(signal.SIGKILL, stat.process)
             return
-        orphans.setdefault(launch, set()).update({stat.process}, procfs.living(procfs.descendants_of(pid)))
+        orphans.setdefault(launch, set()).update({stat.process}, procfs.living_processes(procfs.descendants_of(pid)))
 
     def _launch_of_orphan(self, stat: procfs.ProcessStat) -> int | None:
         """The launch it belongs to, or NO_LAUNCH; None if its environment is empty, perhaps only for a moment."""
@@ -238,7 +238,7 @@ class ForkServer:
             pids = [tree.pid, *(process.pid for process in tree.members)]
             if sum(map(procfs.resident_mb, pids)) <= tree.order.memory_mb:
                 continue
-            tree.used_mb = sum(map(procfs.own_share_mb, pids))  # exact, and takes a while
+            tree.used_mb = sum(map(procfs.proportional_mb, pids))  # exact, and takes a while
             if tree.used_mb > tree.order.memory_mb:
                 tree.end(EndCause.MEMORY, time.monotonic())
 

@@ -1,4 +1,4 @@
-"""What came of a launch, for the ledger: its state, the reason in one sentence, and its result or its error.
+"""The outcome of a launch, for the ledger: its state, the reason in one sentence, and its result or its error.
 
 One function for each way in which a launch may end. Times are in seconds, memory in MiB.
 """
@@ -30,7 +30,7 @@ class LaunchOutcome(NamedTuple):
 
 
 def ended_by_itself(exit_status: int, message: bytes, seconds: float) -> LaunchOutcome:
-    """It ended of its own accord, and `message` is what it wrote about that, if it still could (`child.run_order`)."""
+    """Its process ended by itself; `message` is its outcome, if it could still write that (`child.run_order`)."""
     code = os.waitstatus_to_exitcode(exit_status)
     said = _decoded(message)
     after = f"after {seconds:.1f} s"

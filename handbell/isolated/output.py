@@ -1,6 +1,6 @@
 """What a launch prints, of which the beginning and the end are kept."""
 
-from handbell.common.codec import storable_bytes
+from handbell.common.codec import decode_output
 
 
 class CapturedOutput:
@@ -24,5 +24,5 @@ class CapturedOutput:
     def __str__(self) -> str:
         left_out = self._total_bytes - len(self._beginning) - len(self._end)
         if not left_out:
-            return storable_bytes(self._beginning + self._end)
-        return f"{storable_bytes(self._beginning)}\n… {left_out:,} bytes left out …\n{storable_bytes(self._end)}"
+            return decode_output(self._beginning + self._end)
+        return f"{decode_output(self._beginning)}\n… {left_out:,} bytes left out …\n{decode_output(self._end)}"

@@ -14,7 +14,7 @@ from handbell.isolated.output import CapturedOutput
 from handbell.isolated.procfs import ProcessIdentity
 from handbell.isolated.protocol import LaunchOrder, LaunchReport
 
-READ_BYTES = 65536
+PIPE_READ_BYTES = 65536
 MAX_LAST_READS = 16  # of so many bytes: together, more than a pipe holds
 MAX_KILL_SECONDS = 5.0  # what is still there then cannot be killed yet
 
@@ -76,7 +76,7 @@ class ProcessTree:
         """Take what is there; no more than a part at a time, so that one that prints does not hold up the others."""
         pipe = self._pipes[index]
         with suppress(BlockingIOError):
-            part = os.read(pipe, READ_BYTES)
+            part = os.read(pipe, PIPE_READ_BYTES)
             self._outputs[index].add(part)
             if not part:
                 selector.unregister(pipe)
@@ -86,7 +86,7 @@ class ProcessTree:
         for index, pipe in enumerate(self._pipes):
             with suppress(BlockingIOError):
                 for _ in range(MAX_LAST_READS):
-                    if not (part := os.read(pipe, READ_BYTES)):
+                    if not (part := os.read(pipe, PIPE_READ_BYTES)):
                         break
                     self._outputs[index].add(part)
             with suppress(KeyError):
@@ -142,10 +142,10 @@ class ProcessTree:
         for process in self.members:
             procfs.signal_process(number, process)
 
-    # --- What came of it -----------------------------------------------------------------------------------------
+    # --- Its outcome ---------------------------------------------------------------------------------------------
 
     def report(self) -> LaunchReport:
-        """What came of it, for the supervisor."""
+        """Its outcome, for the supervisor."""
         outcome = self._outcome()
         left = len(self.members)
         reason = outcome.reason + (f"; {left} of its processes could not be killed yet" if left else "")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 LABEL_VARIABLE = "HANDBELL_LAUNCH_ID"
 LAUNCH_NUMBER_WIDTH = 20  # a label always has the same length, so that a child can write its own over it
-READ_BYTES = 65536
+PROC_READ_BYTES = 65536
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
 
@@ -82,7 +82,7 @@ def descendants_of(pid: int) -> list[int]:
     return found
 
 
-def living(pids: list[int]) -> set[ProcessIdentity]:
+def living_processes(pids: list[int]) -> set[ProcessIdentity]:
     """Those of these processes that exist and are no zombies."""
     return {stat.process for stat in map(process_stat, pids) if stat and not stat.is_zombie}
 
@@ -114,13 +114,13 @@ def command_line(pid: int) -> str:
 
 
 def resident_mb(pid: int) -> float:
-    """What it has in memory, in MiB; pages that it shares with others are counted in full."""
+    """Its resident set size in MiB: pages that it shares with others count in full."""
     fields = _read(f"/proc/{pid}/statm").split()
     return int(fields[1]) * _PAGE_BYTES / 2**20 if fields else 0.0
 
 
-def own_share_mb(pid: int) -> float:
-    """What it has in memory, in MiB; of a page that several share, each has its part."""
+def proportional_mb(pid: int) -> float:
+    """Its proportional set size in MiB: a page that several processes share counts as a part for each."""
     for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith(b"Pss:"):
             return int(line.split()[1]) / 1024
@@ -152,7 +152,7 @@ def _read(path: str) -> bytes:
         return b""
     try:
         parts = []
-        while part := os.read(handle, READ_BYTES):
+        while part := os.read(handle, PROC_READ_BYTES):
             parts.append(part)
         return b"".join(parts)
     except OSError:

@@ -27,7 +27,7 @@ class LaunchOrder(NamedTuple):
 
 
 class LaunchReport(NamedTuple):
-    """What came of a launch. `started_at` and `finished_at` are seconds since the epoch."""
+    """The outcome of a launch. `started_at` and `finished_at` are seconds since the epoch."""
 
     id: int
     status: str

@@ -1,4 +1,4 @@
-"""The statements of a supervisor: claim what is queued, renew the claims, write what came of them."""
+"""The statements of a supervisor: claim what is queued, renew the claims, record the outcomes."""
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from django.db import connection
 from django.utils import timezone
 
 from handbell import states
-from handbell.common.doorbell import adapted
+from handbell.common.doorbell import adapt_datetime
 from handbell.common.leases import lease_end
 from handbell.isolated.protocol import LaunchOrder, LaunchReport
 from handbell.models import Launch
@@ -50,12 +50,14 @@ def claim_launches(supervisor: str, host: str, limit: int) -> list[LaunchOrder]:
     """Make up to `limit` launches the supervisor's, in their order. From here on nobody else starts them."""
     now, lock = timezone.now(), "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM.format(lock=lock), (supervisor, host, adapted(now), adapted(lease_end()), limit))
+        cursor.execute(
+            _CLAIM.format(lock=lock), (supervisor, host, adapt_datetime(now), adapt_datetime(lease_end()), limit)
+        )
         return sorted(map(LaunchOrder._make, cursor.fetchall()))
 
 
 def finish_launches(supervisor: str, reports: Sequence[LaunchReport]) -> None:
-    """Write what came of launches, as far as they are still the supervisor's."""
+    """Record the outcomes of launches, except those that the supervisor has lost its claim on."""
     rows = [
         report._replace(started_at=_timestamp(report.started_at), finished_at=_timestamp(report.finished_at))
         for report in reports
@@ -70,11 +72,11 @@ def finish_launches(supervisor: str, reports: Sequence[LaunchReport]) -> None:
 def renew_claims(supervisor: str) -> set[int]:
     """Renew the lease of every launch that the supervisor has claimed; which ones these are."""
     with connection.cursor() as cursor:
-        cursor.execute(_RENEW, (adapted(lease_end()), supervisor))
+        cursor.execute(_RENEW, (adapt_datetime(lease_end()), supervisor))
         return {int(row[0]) for row in cursor.fetchall()}
 
 
-def give_back_launches(supervisor: str, launches: Collection[int]) -> None:
+def requeue_launches(supervisor: str, launches: Collection[int]) -> None:
     """Let launches that the supervisor has claimed, and for certain not started, be claimed again."""
     claimed = Launch.objects.filter(supervisor=supervisor, status=states.RUNNING, pk__in=launches)
     claimed.update(status=states.QUEUED, supervisor="", host="", started_at=None, lease_expires_at=None)
@@ -97,4 +99,4 @@ def _utc(seconds: float) -> datetime:
 
 
 def _timestamp(seconds: float) -> Any:
-    return adapted(_utc(seconds))
+    return adapt_datetime(_utc(seconds))

@@ -1,4 +1,4 @@
-"""The supervisor: claims launches, has them started, and writes what came of them. It knows rows, and no processes.
+"""The supervisor: claims launches, has them started, and records their outcomes. It knows rows, and no processes.
 
 There is one at a time in each worker, and it is a Celery task: it begins at a doorbell, and ends when nothing waits and
 nothing runs. Its fork server stays for the next one.
@@ -65,18 +65,18 @@ class LaunchSupervisor:
         """Work until nothing waits and nothing runs, or until the worker is told to stop; whether it was."""
         while True:
             try:
-                self._do_what_is_due()
+                self._handle_due()
                 if not self.running and not self.reports and (self.stop_due is not None or not self._claim()):
                     return self.stop_due is not None
             except OUTAGE_ERRORS as error:
                 logger.warning("The ledger could not be reached: %s. Launches go on.", str(error).strip())
                 connection.close()
                 self._receive(OUTAGE_PAUSE_SECONDS)
-            self._receive(self._until_something_is_due())
+            self._receive(self._seconds_until_due())
             if not self.server.is_alive:
                 self._replace_dead_server()
 
-    def _do_what_is_due(self) -> None:
+    def _handle_due(self) -> None:
         now = time.monotonic()
         if self.stop_due is None and stop_pipe.is_stop_announced():
             self.stop_due = now + conf.STOP_SECONDS
@@ -90,7 +90,7 @@ class LaunchSupervisor:
         if self.running and now >= self._next_watch:
             self._watch()
 
-    def _until_something_is_due(self) -> float:
+    def _seconds_until_due(self) -> float:
         due = self._next_watch
         if self.stop_due is None and len(self.running) < conf.LAUNCH_CONCURRENCY:
             due = min(due, self._next_claim)
@@ -129,7 +129,7 @@ class LaunchSupervisor:
         return bool(orders)
 
     def _write(self) -> None:
-        """Write what came of the launches that have ended; the next claim follows at once."""
+        """Record the outcomes of the launches that have ended; the next claim follows at once."""
         self._write_reports(self.server.name)
         self._next_write = time.monotonic() + WRITE_INTERVAL_SECONDS
         self._next_claim = 0.0
@@ -154,7 +154,7 @@ class LaunchSupervisor:
             unwanted |= self.running - claimed
             # Claimed, but the answer was lost with the connection: these were never started.
             if unknown := claimed - self.running - {report.id for report in self.reports}:
-                sql.give_back_launches(self.server.name, unknown)
+                sql.requeue_launches(self.server.name, unknown)
         if unwanted & self.running:
             self.server.channel.send("cancelled", list(unwanted & self.running))
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def sweep_launches() -> None:
-    """Look once."""
+    """Sweep once."""
     if sql.has_queued_launches():
         launches_doorbell.ring_again()
     _record_lost()

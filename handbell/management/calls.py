@@ -15,12 +15,11 @@ from handbell.errors import CallRefused
 from handbell.management.base import ListingSubcommand, add_json_option, add_limit_option
 from handbell.management.output import print_facts, print_json, print_table, seconds_shown
 from handbell.models import Call
-from handbell.models.task_result import decoded, error_in, in_state, queue_of
+from handbell.models.task_result import LARGE_RESULT_COLUMNS, decoded, error_in, in_state, queue_of
 from handbell.plain.revoke import revoke
 
 LISTED_CALLS = 20
-LARGE_COLUMNS = ("task_args", "task_kwargs", "result", "traceback")
-NOTHING_YET = (states.QUEUED, states.RUNNING)
+UNFINISHED = (states.QUEUED, states.RUNNING)
 
 
 class CallsCommand(ListingSubcommand):
@@ -49,7 +48,7 @@ class CallsCommand(ListingSubcommand):
             self._list(options)
 
     def _list(self, options: dict[str, Any]) -> None:
-        rows = TaskResult.objects.defer(*LARGE_COLUMNS).order_by("-date_created")
+        rows = TaskResult.objects.defer(*LARGE_RESULT_COLUMNS).order_by("-date_created")
         if word := options["state"]:
             rows = rows.filter(pk__in=TaskResult.objects.filter(in_state(word)).order_by().values("pk"))
         if part := options["task"]:
@@ -73,7 +72,7 @@ class CallsCommand(ListingSubcommand):
             kwargs=decoded(row.task_kwargs),
             periodic_task=row.periodic_task_name,
             crash_count=waiting_or_running.crash_count if waiting_or_running else None,
-            result=None if error or call["state"] in NOTHING_YET else decoded(row.result),
+            result=None if error or call["state"] in UNFINISHED else decoded(row.result),
             error=error,
             traceback=row.traceback,
         )

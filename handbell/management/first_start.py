@@ -3,6 +3,8 @@
 import secrets
 from pathlib import Path
 
+from django.apps import apps
+from django.conf import settings
 from django.contrib.auth import get_user_model
 
 from handbell.common.secret_file import kept_secret
@@ -10,7 +12,12 @@ from handbell.conf import conf
 
 
 def ensure_admin() -> str | None:
-    """Create the account `admin` if there is no superuser; its password if so, otherwise None."""
+    """Create the account `admin` if there is no superuser; its password if so, otherwise None.
+
+    In a project with a user model of its own, nobody can guess what an account needs: there it creates none.
+    """
+    if settings.AUTH_USER_MODEL != "auth.User" or not apps.is_installed("django.contrib.auth"):
+        return None
     users = get_user_model()._default_manager
     if users.filter(is_superuser=True).exists():
         return None
@@ -24,5 +31,5 @@ def flower_password_file() -> Path:
 
 
 def flower_credentials() -> str:
-    """`user:password` for Flower: FLOWER_BASIC_AUTH, or a generated one kept in a file."""
+    """`user:password` for Flower: HANDBELL_FLOWER_BASIC_AUTH, or a generated one kept in a file."""
     return conf.FLOWER_BASIC_AUTH or f"admin:{kept_secret(flower_password_file())}"

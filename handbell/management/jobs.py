@@ -13,9 +13,9 @@ from handbell.parallel.job import Job
 from handbell.retention import delete_in_batches
 
 LISTED_JOBS = 30
-ACTIONS: dict[str, tuple[Callable[[Job], None], str, str]] = {
+JOB_ACTIONS: dict[str, tuple[Callable[[Job], None], str, str]] = {
     "pause": (Job.pause, "let no further chunk begin", "is paused"),
-    "resume": (Job.resume, "go on after a pause", "goes on"),
+    "resume": (Job.resume, "continue after a pause", "is resumed"),
     "cancel": (Job.cancel, "stop for good, between two items", "is cancelled"),
     "retry": (Job.retry_failed, "run the failed items again, and only those", "runs its failed items again"),
 }
@@ -34,7 +34,7 @@ class JobsCommand(ListingSubcommand):
         show.add_argument("id", type=int, help="the job's number")
         add_json_option(show)
         texts = {
-            **{name: text for name, (_, text, _) in ACTIONS.items()},
+            **{name: text for name, (_, text, _) in JOB_ACTIONS.items()},
             "watch": "draw a bar with rate and time left until the job has finished",
             "results": "its results in the order of the items, one JSON value a line; null for a failed item",
             "failures": "index, item, error and traceback of each failed item, one JSON object a line",
@@ -74,7 +74,7 @@ class JobsCommand(ListingSubcommand):
             delete_in_batches(Job.objects.filter(pk=job.pk))
             self.stdout.write(f"Job {job.pk} is deleted.")
         else:
-            steer, _, done = ACTIONS[action]
+            steer, _, done = JOB_ACTIONS[action]
             steer(job)
             self.stdout.write(f"Job {job.pk} {done}.")
 

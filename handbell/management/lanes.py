@@ -10,11 +10,11 @@ from handbell.management.output import print_json, print_table, seconds_shown
 from handbell.serial import lanes
 from handbell.serial.drain import LaneDrain
 
-ACTIONS: dict[str, tuple[Callable[[int], None], str, str]] = {
+LANE_ACTIONS: dict[str, tuple[Callable[[int], None], str, str]] = {
     "pause": (lanes.pause, "let no further batch begin", "is paused"),
-    "resume": (lanes.resume, "go on after a pause", "goes on"),
-    "skip": (lanes.skip, "leave the operation that blocks a lane failed, and go on", "goes on after what blocked it"),
-    "retry": (lanes.retry, "run the operation that blocks a lane again", "tries again what blocked it"),
+    "resume": (lanes.resume, "continue after a pause", "is resumed"),
+    "skip": (lanes.skip, "continue after the failed operation that blocks a lane", "continues after what blocked it"),
+    "retry": (lanes.retry, "run the operation that blocks a lane again", "runs what blocked it again"),
 }
 
 
@@ -23,7 +23,7 @@ class LanesCommand(ListingSubcommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         actions = self.add_list(parser, "every lane")
-        for name, (_, text, _) in ACTIONS.items():
+        for name, (_, text, _) in LANE_ACTIONS.items():
             action = self.add_action(actions, name, text)
             which = action.add_mutually_exclusive_group(required=True)
             which.add_argument("lane", nargs="?", type=int, help="the lane's number")
@@ -47,7 +47,7 @@ class LanesCommand(ListingSubcommand):
             self._steer(action, options["lane"], everything=options["all"])
 
     def _steer(self, action: str, lane: int | None, *, everything: bool) -> None:
-        steer, _, done = ACTIONS[action]
+        steer, _, done = LANE_ACTIONS[action]
         blocked_only = action in {"skip", "retry"}
         chosen = [
             found.lane.pk

@@ -14,7 +14,6 @@ from handbell.models import Launch
 from handbell.models.task_result import decoded, error_in
 
 LISTED_LAUNCHES = 20
-LARGE_COLUMNS = ("arguments", "result", "traceback", "stdout", "stderr")
 
 
 class LaunchesCommand(ListingSubcommand):
@@ -44,7 +43,7 @@ class LaunchesCommand(ListingSubcommand):
             self._list(options)
 
     def _list(self, options: dict[str, Any]) -> None:
-        rows = Launch.objects.defer(*LARGE_COLUMNS)
+        rows = Launch.objects.defer(*Launch.LARGE_COLUMNS)
         rows = (rows.filter(status=options["state"]) if options["state"] else rows)[: options["limit"]]
         if options["json"]:
             print_json(self.stdout, list(map(launch_as_json, rows)))

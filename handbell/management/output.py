@@ -20,7 +20,7 @@ INDENT_SPACES = 2
 
 
 @contextmanager
-def refusals_as_sentences() -> Iterator[None]:
+def command_errors() -> Iterator[None]:
     """
     Raises:
         CommandError: what was asked for cannot be done, or the database is not there; the message says which.

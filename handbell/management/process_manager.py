@@ -1,4 +1,4 @@
-"""Keeps processes running, says what happens to them, and leaves none behind."""
+"""Keeps processes running, reports what happens to them, and leaves none behind."""
 
 import asyncio
 import os
@@ -14,10 +14,10 @@ from handbell.management.process_table import ManagedProcess, environment
 from handbell.queues import queue_names
 
 # Work first, then the broker that it needs to finish. With the defaults, everything is gone within 10 s.
-LEAVE_SECONDS = 1.0  # for a worker that has given back what it did not finish
-BROKER_SECONDS = 2.0
-MAX_PAUSE_SECONDS = 30.0
-STEADY_SECONDS = 10.0
+EXIT_SECONDS = 1.0  # for a worker that has given back what it did not finish
+BROKER_STOP_SECONDS = 2.0
+MAX_RESTART_PAUSE_SECONDS = 30.0
+STABLE_SECONDS = 10.0
 
 Say = Callable[[str, str], None]
 
@@ -34,7 +34,7 @@ class ProcessManager:
         self.hurry = asyncio.Event()
 
     def stop(self) -> None:
-        """Stop everything; said twice, at once."""
+        """Stop everything; called a second time, kill what has not stopped yet."""
         (self.hurry if self.stopping.is_set() else self.stopping).set()
 
     async def run(self) -> None:
@@ -42,9 +42,9 @@ class ProcessManager:
         tasks = [asyncio.create_task(self._keep_running(process)) for process in self.processes]
         await self.stopping.wait()
         last = [name for name in self.running if name == "broker"]
-        seconds = stop_seconds(queue_names()) + LEAVE_SECONDS
+        seconds = stop_seconds(queue_names()) + EXIT_SECONDS
         await self._end([name for name in self.running if name not in last], seconds)
-        await self._end(last, BROKER_SECONDS)
+        await self._end(last, BROKER_STOP_SECONDS)
         await asyncio.gather(*tasks)
 
     async def _keep_running(self, process: ManagedProcess) -> None:
@@ -55,7 +55,7 @@ class ProcessManager:
             if self.stopping.is_set():
                 return
             lived = time.monotonic() - started
-            pause = 1.0 if lived > STEADY_SECONDS else min(pause * 2, MAX_PAUSE_SECONDS)
+            pause = 1.0 if lived > STABLE_SECONDS else min(pause * 2, MAX_RESTART_PAUSE_SECONDS)
             self.say(
                 process.name, f"ended unexpectedly ({ending}) after {lived:.0f} s; starting it again in {pause:.0f} s"
             )

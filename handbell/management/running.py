@@ -21,13 +21,13 @@ class RunningSystem:
 
 
 class UpLock:
-    """Held by `up` while it runs; the kernel lets go of it when `up` dies, however it dies."""
+    """Held by `up` while it runs; the kernel releases it when the process dies, for whatever reason."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or conf.DATA_DIR / "up.json"
         self._file: IO[str] | None = None
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Whether no other `up` runs; from then on this one does."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.open("a+")
@@ -40,7 +40,7 @@ class UpLock:
         return True
 
     def write(self, running: RunningSystem) -> None:
-        assert self._file is not None, "take() comes first"
+        assert self._file is not None, "acquire() comes first"
         self._file.seek(0)
         self._file.truncate()
         self._file.write(json.dumps(asdict(running)))
@@ -57,7 +57,7 @@ class UpLock:
 def running_system(path: Path | None = None) -> RunningSystem | None:
     """The system that runs from this folder now, or None."""
     lock = UpLock(path)
-    if lock.take():
+    if lock.acquire():
         lock.release()
         return None
     try:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from handbell.conf import declared
+from handbell.conf import declared_settings
 from handbell.management.base import Subcommand, add_json_option
 from handbell.management.output import print_json, print_table
 
@@ -24,7 +24,7 @@ class SettingsCommand(Subcommand):
                 "allowed": setting.allowed,
                 "purpose": setting.purpose.replace("`", ""),
             }
-            for setting in declared()
+            for setting in declared_settings()
         ]
         if options["json"]:
             print_json(self.stdout, rows)

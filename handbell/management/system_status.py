@@ -63,8 +63,8 @@ class SystemStatus:
 
 
 def system_status() -> SystemStatus:
-    """Look once. The ledger is read, the workers are asked; nothing is started, and nothing is raised: what does not
-    answer is among the problems.
+    """The status now. The ledger is read and the workers are asked. Nothing is started and nothing is raised: what does
+    not answer is listed among the problems.
     """
     status = SystemStatus(up=running_system(), database=database_address(), broker=broker_address())
     problem = _broker_problem()
@@ -146,15 +146,15 @@ def _work_problems(status: SystemStatus) -> Iterator[str]:
         if lane.blocked_by is not None:
             yield (
                 f"Lane {lane.pk} is blocked by operation {lane.blocked_by}, which failed, and {found.depth:,} wait "
-                f"behind it. `manage.py handbell lanes retry {lane.pk}` runs it again, `skip` goes on without it."
+                f"behind it. `manage.py handbell lanes retry {lane.pk}` runs it again, `skip` continues without it."
             )
         elif lane.paused and found.depth:
             yield (
                 f"Lane {lane.pk} is paused, and {found.depth:,} operations wait in it. "
-                f"`manage.py handbell lanes resume {lane.pk}` goes on."
+                f"`manage.py handbell lanes resume {lane.pk}` resumes it."
             )
     for job in status.jobs:
         if job.paused:
-            yield f"Job {job.pk}, {job.name}, is paused. `manage.py handbell jobs resume {job.pk}` goes on."
+            yield f"Job {job.pk}, {job.name}, is paused. `manage.py handbell jobs resume {job.pk}` resumes it."
         elif job.source_state == JobRow.INTERRUPTED:
             yield f"The source of job {job.pk}, {job.name}, was interrupted after {job.total:,} items."

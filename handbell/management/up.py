@@ -12,6 +12,7 @@ from celery import current_app
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connections
+from django.urls import NoReverseMatch, reverse
 from kombu.exceptions import OperationalError
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +31,7 @@ from handbell.management.running import RunningSystem, UpLock, running_system
 
 #: Tells everything that `up` runs where its web server listens.
 WEB_ADDRESS_VARIABLE = "HANDBELL_WEB_ADDRESS"
-BROKER_SECONDS = 3
+BROKER_ANSWER_SECONDS = 3
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
 
@@ -64,7 +65,7 @@ class UpCommand(Subcommand):
         if options["stop_with_parent"]:
             die_with_parent()
         lock = UpLock()
-        if not lock.take():
+        if not lock.acquire():
             other = running_system()
             where = f" at {other.web}" if other and other.web else ""
             raise CommandError(
@@ -91,7 +92,7 @@ class UpCommand(Subcommand):
         lock.write(running)
         if running.web:
             os.environ[WEB_ADDRESS_VARIABLE] = f"{options['host']}:{options['port']}"
-        self._introduce(parts, running, password)
+        self._print_summary(parts, running, password)
         asyncio.run(self._run(parts, lock, running))
         self.console.print("Everything has stopped.")
 
@@ -117,7 +118,7 @@ class UpCommand(Subcommand):
         lock.write(running)
         say("up", f"ready: {running.workers} workers answer" + (f", pages at {running.web}" if running.web else ""))
 
-    def _introduce(self, parts: Sequence[ManagedProcess], running: RunningSystem, password: str | None) -> None:
+    def _print_summary(self, parts: Sequence[ManagedProcess], running: RunningSystem, password: str | None) -> None:
         table = Table(title="What runs here", title_justify="left", title_style="bold", box=None, pad_edge=False)
         for heading in ("process", "what it is"):
             table.add_column(heading, header_style="dim", overflow="fold")
@@ -127,10 +128,11 @@ class UpCommand(Subcommand):
         self.console.print(f"database  {database_address()}")
         self.console.print(f"broker    {broker_address()}")
         if running.web:
-            self.console.print(f"pages     {running.web}/   admin {running.web}/admin/")
+            self.console.print(f"pages     {running.web}/{_admin_shown(running.web)}")
         if running.flower:
             where = "HANDBELL_FLOWER_BASIC_AUTH" if conf.FLOWER_BASIC_AUTH else first_start.flower_password_file()
-            self.console.print(f"flower    {running.flower}/   user admin, password in {where}")
+            user = first_start.flower_credentials().partition(":")[0]
+            self.console.print(f"flower    {running.flower}/   user {user}, password in {where}")
         if password:
             self.console.print(f"\nSign in as [bold]admin[/] with password [bold]{password}[/] (shown this once).")
         self.console.print("\nCtrl-C stops everything.\n")
@@ -150,7 +152,7 @@ def _parts(options: dict[str, Any], names: Sequence[str]) -> list[ManagedProcess
         embedded_broker().hold()
         parts.append(process_table.broker())
     else:
-        require_broker(BROKER_SECONDS)
+        require_broker(BROKER_ANSWER_SECONDS)
     if not options["no_workers"]:
         parts += process_table.workers(names)
     if not options["no_beat"]:
@@ -173,6 +175,13 @@ def _prepare_database(*, create_admin: bool) -> str | None:
         ) from error
     finally:
         connections.close_all()
+
+
+def _admin_shown(web: str) -> str:
+    try:
+        return f"   admin {web}{reverse('admin:index')}"
+    except NoReverseMatch:
+        return ""
 
 
 def _free_port(host: str, port: int, option: str) -> int:

@@ -25,6 +25,8 @@ class Launch(LedgerRow):
         states.CANCELLED,
         states.LOST,
     )
+    #: Columns that lists leave out.
+    LARGE_COLUMNS = ("arguments", "result", "traceback", "stdout", "stderr")
 
     timeout = models.FloatField()
     grace = models.FloatField()

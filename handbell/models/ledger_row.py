@@ -8,7 +8,7 @@ from handbell import states
 
 
 class LedgerRow(models.Model):
-    """One call of a serial or isolated task, from the moment of the call. Rows with a lower id go first.
+    """One call of a serial or isolated task, from the moment of the call. Rows with a lower id run first.
 
     `arguments` is JSON: [args, kwargs]. `result` is JSON: the return value, or Celery's description of the error.
     `lease_expires_at` is when the claim of whoever runs it expires, unless it is renewed.

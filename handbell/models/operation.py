@@ -8,7 +8,7 @@ from handbell.models.ledger_row import LedgerRow
 
 
 class Operation(LedgerRow):
-    """One call of a serial task. Within its lane, the row with the lowest id goes first."""
+    """One call of a serial task. Within its lane, the row with the lowest id runs first."""
 
     STATUSES = (states.QUEUED, states.RUNNING, states.SUCCEEDED, states.FAILED, states.CANCELLED, states.LOST)
 

@@ -9,6 +9,9 @@ from django.db.models import Q
 
 from handbell import states
 
+#: Columns that lists leave out.
+LARGE_RESULT_COLUMNS = ("task_args", "task_kwargs", "result", "traceback")
+
 
 def in_state(word: str) -> Q:
     """The rows in this state of ours, through the index on `status`.

@@ -56,7 +56,7 @@ def claim_chunk(job_id: int, number: int) -> ChunkClaim | None:
     None if there is nothing to do, or this doorbell was answered before.
     """
     with transaction.atomic():
-        _do_not_wait_for_disk()
+        _commit_asynchronously()
         job = JobRow.objects.select_for_update().filter(pk=job_id, ring_token=number).first()
         if job is None:
             return None
@@ -85,7 +85,7 @@ def claim_chunk(job_id: int, number: int) -> ChunkClaim | None:
     return ChunkClaim(job, chunk, chunk.attempts) if chunk is not None else None
 
 
-def _do_not_wait_for_disk() -> None:
+def _commit_asynchronously() -> None:
     """Commit without waiting for the disk: a chunk whose claim is lost in a crash of the database is claimed again, and
     its late owner is refused.
     """
@@ -95,7 +95,7 @@ def _do_not_wait_for_disk() -> None:
 
 
 def _claim_waiting_chunk(job: JobRow) -> Chunk | None:
-    """Claim the first chunk that was given back. If it has more items than it should have, the rest goes on waiting."""
+    """Claim the first chunk that was given back. If it has more items than it should have, the rest stays queued."""
     chunk = job.chunks.select_for_update(skip_locked=True).filter(status=states.QUEUED).order_by("first").first()
     if chunk is None:
         return None
@@ -160,7 +160,7 @@ def renew_claim(claim: ChunkClaim) -> bool:
     return bool(ours.filter(job__status=states.RUNNING).update(lease_expires_at=lease_end()))
 
 
-def give_back_crashed(chunk: Chunk) -> None:
+def requeue_crashed_chunk(chunk: Chunk) -> None:
     """Put a chunk whose owner has died or fallen silent back into the queue, to be run in a subprocess.
 
     A chunk whose owners keep dying is halved each time, until the item that kills them is found.

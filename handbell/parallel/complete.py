@@ -17,9 +17,9 @@ from handbell.parallel import doorbell
 from handbell.parallel.claim import ChunkClaim, halve_chunk
 from handbell.parallel.executor import ChunkOutcome, FailedItem, encode_outcome, failed_item
 from handbell.parallel.finish import finish_locked_job, load_reducer
-from handbell.parallel.import_paths import imported
+from handbell.parallel.import_paths import load_function
 
-MAX_RESULT_CHARACTERS = 16_000_000  # of a chunk, about: they are in memory at once
+MAX_CHUNK_CHARACTERS = 16_000_000  # of a chunk, about: they are in memory at once
 SMOOTHING = 0.6  # the weight of the newest chunk in the seconds per item
 MAX_FAILURES_KEPT = 1_000  # with their tracebacks; the count is exact all the same
 MAX_ITEM_CHARACTERS = 2_000  # of the item that is kept with its failure
@@ -91,7 +91,7 @@ def _write_outcome(claim: ChunkClaim, outcome: ChunkOutcome, items: Sequence[Any
         job.chunks.create(first=chunk.first + done, count=chunk.count - done, run_in_subprocess=chunk.run_in_subprocess)
     if job.saver and good:
         with _refused_by("save"), transaction.atomic():
-            imported(job.saver)(good)
+            load_function(job.saver)(good)
     _keep_failures(claim, outcome.failed, offsets, items)
     _update_job(claim, outcome, len(good), len(failed) + not_run, len(text))
     return True
@@ -149,7 +149,7 @@ def _update_job(claim: ChunkClaim, outcome: ChunkOutcome, succeeded: int, failed
     job.failed += failed
     if outcome.results:
         # Large results count as slow items, so that chunks get shorter.
-        seconds = max(outcome.seconds, job.chunk_seconds * characters / MAX_RESULT_CHARACTERS)
+        seconds = max(outcome.seconds, job.chunk_seconds * characters / MAX_CHUNK_CHARACTERS)
         newest = seconds / len(outcome.results)
         before = newest if job.seconds_per_item is None else job.seconds_per_item
         job.seconds_per_item = SMOOTHING * newest + (1 - SMOOTHING) * before

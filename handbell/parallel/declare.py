@@ -197,7 +197,7 @@ def _check_number(name: str, value: float | None, minimum: float, maximum: float
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TypeError(f"{name} is a number, not {value!r}.")
     if value is not None and not minimum <= value <= maximum:
-        raise ValueError(f"{name} goes from {minimum:,} to {maximum:,}, so it cannot be {value!r}.")
+        raise ValueError(f"{name} must be from {minimum:,} to {maximum:,}, not {value!r}.")
 
 
 def _callbacks(**given: Signature[Any] | None) -> dict[str, Any]:

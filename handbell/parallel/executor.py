@@ -15,10 +15,10 @@ from django.db import connections
 
 from handbell.common.codec import encode, storable
 from handbell.errors import NotJson
-from handbell.parallel.import_paths import imported
+from handbell.parallel.import_paths import load_function
 
-MAX_TRACEBACK_CHARACTERS = 10_000
-MAX_ERROR_CHARACTERS = 2_000
+MAX_ITEM_TRACEBACK_CHARACTERS = 10_000
+MAX_ITEM_ERROR_CHARACTERS = 2_000
 _current_job_id: ContextVar[int | None] = ContextVar("job", default=None)
 
 
@@ -56,7 +56,7 @@ def compose_stages(stages: Sequence[Sequence[Any]]) -> Callable[[Any], Any]:
     Raises:
         UnknownTask: this deployment does not have one of the tasks.
     """
-    calls = [(imported(name), tuple(args), dict(kwargs)) for name, args, kwargs in stages]
+    calls = [(load_function(name), tuple(args), dict(kwargs)) for name, args, kwargs in stages]
     if len(calls) == 1 and not calls[0][1] and not calls[0][2]:
         return calls[0][0]
 
@@ -113,8 +113,8 @@ def run_in_threads(
 def failed_item(offset: int, error: BaseException) -> FailedItem:
     """What is kept of an item that raised this error."""
     trace = TracebackException.from_exception(error)  # its text is the error's, or says that the error has none
-    line = f"{type(error).__name__}: {trace}"[:MAX_ERROR_CHARACTERS]
-    return FailedItem(offset, storable(line), storable("".join(trace.format())[-MAX_TRACEBACK_CHARACTERS:]))
+    line = f"{type(error).__name__}: {trace}"[:MAX_ITEM_ERROR_CHARACTERS]
+    return FailedItem(offset, storable(line), storable("".join(trace.format())[-MAX_ITEM_TRACEBACK_CHARACTERS:]))
 
 
 def encode_outcome(outcome: ChunkOutcome) -> str:

@@ -16,7 +16,7 @@ from handbell.common.outages import is_outage
 from handbell.errors import ItemFailed, UnknownTask
 from handbell.models import JobRow
 from handbell.parallel.executor import StopCondition, failed_item
-from handbell.parallel.import_paths import imported
+from handbell.parallel.import_paths import load_function
 from handbell.parallel.subprocess_executor import SubprocessExecutor
 
 MAX_FOLDED_VALUES = 1_000  # chunks whose values are passed to one call of the reducer
@@ -59,7 +59,7 @@ def load_reducer(job: JobRow, *, in_subprocess: bool) -> Callable[[list[Any]], A
     Raises:
         UnknownTask: this deployment does not have it.
     """
-    reduce = imported(job.reducer)
+    reduce = load_function(job.reducer)
     if not in_subprocess:
         return reduce
 

@@ -23,7 +23,7 @@ def import_path(function: Any, what: str) -> str:
     return f"{module}:{name}"
 
 
-def imported(path: str) -> Callable[..., Any]:
+def load_function(path: str) -> Callable[..., Any]:
     """The function of an import path; for a task, the function that it runs.
 
     Raises:

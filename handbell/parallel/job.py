@@ -17,7 +17,7 @@ from handbell.parallel import doorbell
 from handbell.parallel.feed import feed_job
 from handbell.parallel.progress import progress_bar
 
-MAX_PAUSE_SECONDS = 0.2
+MAX_JOB_POLL_SECONDS = 0.2
 
 
 class Job(JobRow):
@@ -96,7 +96,7 @@ class Job(JobRow):
                 show(self)
                 return self.finished
 
-            if not poll(has_finished, timeout, MAX_PAUSE_SECONDS):
+            if not poll(has_finished, timeout, MAX_JOB_POLL_SECONDS):
                 raise TimeoutError(f"Job {self.pk} has not finished within {timeout} s: {self.done:,} done.")
         return self
 

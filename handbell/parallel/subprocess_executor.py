@@ -2,7 +2,7 @@
 
 The child reports through a pipe which item it begins and what its result is: `B number`, `R number result`, `F number
 error`. If the child dies, the item that it had begun has failed; if an item takes too long, it has failed and the child
-is killed. A new child goes on with the rest.
+is killed. A new child continues with the rest.
 """
 
 import json

@@ -4,12 +4,12 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
 from handbell import states
-from handbell.common.doorbell import patience
+from handbell.common.doorbell import ring_backoff
 from handbell.common.leases import lease
 from handbell.common.process_id import is_dead
 from handbell.models import Chunk, JobRow
 from handbell.parallel import doorbell
-from handbell.parallel.claim import give_back_crashed
+from handbell.parallel.claim import requeue_crashed_chunk
 
 _QUEUED_CHUNK = Chunk.objects.filter(job=OuterRef("pk"), status=states.QUEUED)
 #: Jobs where a doorbell would find something to do: items to claim, a chunk that was given back, or the job to end.
@@ -21,7 +21,7 @@ HAS_WORK = (
 
 
 def sweep_jobs() -> None:
-    """Look at every unfinished job once."""
+    """Sweep once: look at every unfinished job."""
     now = timezone.now()
     active = JobRow.objects.filter(status__in=[states.QUEUED, states.RUNNING])
     for job in active.filter(source_state=JobRow.ARRIVING, source_seen_at__lt=now - lease()):
@@ -30,7 +30,7 @@ def sweep_jobs() -> None:
     running = Chunk.objects.filter(status=states.RUNNING).defer("results", "partial")
     for chunk in running.select_related("job").iterator(chunk_size=500):
         if is_dead(chunk.owner) or (chunk.lease_expires_at is not None and chunk.lease_expires_at < now):
-            give_back_crashed(chunk)
+            requeue_crashed_chunk(chunk)
     for job in active.filter(paused=False).filter(HAS_WORK):
         if job.no_ring_pending:
             doorbell.ring(job.pk)
@@ -44,7 +44,7 @@ def _ring_again(job: JobRow) -> None:
         pk=job.pk,
         ring_token=job.ring_token,
         ring_attempts=job.ring_attempts,
-        rung_at__lt=timezone.now() - patience(job.ring_attempts),
+        rung_at__lt=timezone.now() - ring_backoff(job.ring_attempts),
     )
     if late.update(ring_attempts=F("ring_attempts") + 1, rung_at=timezone.now()):
         doorbell.send(job)

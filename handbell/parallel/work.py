@@ -24,10 +24,10 @@ from handbell.parallel.executor import (
     run_sequentially,
 )
 from handbell.parallel.finish import finish_if_done
-from handbell.parallel.import_paths import imported
+from handbell.parallel.import_paths import load_function
 from handbell.parallel.subprocess_executor import SubprocessExecutor
 
-PATIENCE_FACTOR = 2  # a chunk that takes so many times `chunk_seconds` gives the rest of its items back
+MAX_CHUNK_OVERRUN = 2  # a chunk that takes so many times `chunk_seconds` gives the rest of its items back
 RENEWAL_SECONDS = 0.7  # how often a chunk renews its claim, and learns that its job is cancelled
 MAX_ITEM_CRASHES = 6  # an item whose owners died so often has failed
 logger = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ def _run_items(claim: ChunkClaim, items: Sequence[Any], stop: StopCondition) -> 
     try:
         call = compose_stages(job.stages)
         for function in filter(None, (job.reducer, job.saver)):
-            imported(function)  # if it is missing, that is found out before the work
-    except Exception as error:  # noqa: BLE001  (a task or function is missing: every item says so)
+            load_function(function)  # so that a missing one is noticed before the work
+    except Exception as error:  # noqa: BLE001  (a task or function is missing: every item fails with that)
         return ChunkOutcome([None] * len(items), [failed_item(number, error) for number in range(len(items))])
     if chunk.run_in_subprocess or job.item_timeout is not None:
         outcome = SubprocessExecutor(call, items, stop, job.threads, job.item_timeout).run()
@@ -75,7 +75,7 @@ def _run_items(claim: ChunkClaim, items: Sequence[Any], stop: StopCondition) -> 
 def _renewing(claim: ChunkClaim) -> Iterator[StopCondition]:
     """While the block runs, renew the claim every so often; stop once it is lost, or the job is cancelled."""
     has_time_limit = claim.job.chunk_size is None and claim.chunk.retry_offsets is None
-    stop = StopCondition(PATIENCE_FACTOR * claim.job.chunk_seconds if has_time_limit else None)
+    stop = StopCondition(MAX_CHUNK_OVERRUN * claim.job.chunk_seconds if has_time_limit else None)
 
     def renew() -> None:
         if not renew_claim(claim):

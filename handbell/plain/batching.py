@@ -12,18 +12,18 @@ from typing import Any
 from django.db import connection, transaction
 from django.utils import timezone
 
-from handbell.common.doorbell import DoorbellMessage, adapted
+from handbell.common.doorbell import DoorbellMessage, adapt_datetime
 from handbell.common.worker_id import child_claimant
 from handbell.models import Call, Doorbell
 from handbell.plain.message import Message
-from handbell.plain.sql import FINAL_STATES, NO_DISK_WAIT, RESULTS_TABLE
+from handbell.plain.sql import ASYNC_COMMIT, FINAL_STATES, RESULTS_TABLE
 
 RUN_BATCH = "handbell.run_batch"
 BATCH_DOORBELL_PREFIX = "task:"
 RING_AFTER = timedelta(seconds=1)  # a call that has waited for so long: its doorbell may not have been rung
 
 _CLAIM = """
-    UPDATE handbell_call SET worker = %s {no_disk_wait}
+    UPDATE handbell_call SET worker = %s {async_commit}
     WHERE id IN (SELECT id FROM handbell_call WHERE batch_key = %s AND worker = ''
                  ORDER BY id LIMIT %s {lock})
     RETURNING id, task_id, message
@@ -55,9 +55,9 @@ def ring_waiting_batches() -> None:
 
 def claim_batch(task: str, hostname: str, limit: int) -> list[Message]:
     """Claim up to `limit` calls for this process, in their order, and make their states STARTED."""
-    is_postgres, now = connection.vendor == "postgresql", adapted(timezone.now())
+    is_postgres, now = connection.vendor == "postgresql", adapt_datetime(timezone.now())
     claim = _CLAIM.format(
-        no_disk_wait=NO_DISK_WAIT if is_postgres else "", lock="FOR UPDATE SKIP LOCKED" if is_postgres else ""
+        async_commit=ASYNC_COMMIT if is_postgres else "", lock="FOR UPDATE SKIP LOCKED" if is_postgres else ""
     )
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(claim, (child_claimant(os.getpid()), task, limit))

@@ -20,7 +20,7 @@ from handbell.plain.write_backlog import write_backlog
 logger = logging.getLogger(__name__)
 
 
-def release_all() -> None:
+def release_claimed_calls() -> None:
     """When this worker leaves: give back what it has not finished, without counting a crash."""
     try:
         Worker.objects.filter(pk=WORKER_ID).delete()
@@ -36,17 +36,17 @@ def process_died(request: Request, error: BaseException) -> None:
     how = f"it called sys.exit({error})" if isinstance(error, SystemExit) else str(error).rstrip(".")
     reason = f"the process that ran it died: {how}"
     if request.name == RUN_BATCH:
-        write_backlog.add(lambda: _give_back_batch(child_claimant(request.worker_pid), reason))
+        write_backlog.add(lambda: _recover_batch(child_claimant(request.worker_pid), reason))
     else:
-        write_backlog.add(lambda: give_back_call(request.id, WORKER_ID, reason))
+        write_backlog.add(lambda: recover_call(request.id, WORKER_ID, reason))
 
 
-def _give_back_batch(child: str, reason: str) -> None:
+def _recover_batch(child: str, reason: str) -> None:
     for task_id in list(Call.objects.filter(worker=child).order_by("id").values_list("task_id", flat=True)):
-        give_back_call(task_id, child, reason)
+        recover_call(task_id, child, reason)
 
 
-def give_back_call(task_id: str, worker: str, reason: str) -> None:
+def recover_call(task_id: str, worker: str, reason: str) -> None:
     """Run a call again whose process has died. After `max_crashes` such processes it fails as lost instead."""
     crash_count = sql.release_call(task_id, worker, crashed=True)
     call = Call.objects.filter(task_id=task_id, worker="").first() if crash_count is not None else None

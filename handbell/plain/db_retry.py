@@ -1,4 +1,4 @@
-"""Storing what a task returned, however long the database is away."""
+"""Storing what a task returned, even if the database is unavailable for a while."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def store_or_exit(write: Callable[[], bool], what: str) -> bool:
-    """Do what `write` does, again for a minute while the database is away.
+    """Call `write`, and retry for a minute while the database is unavailable.
 
     If it stays away, a child process ends, so that what it has not written runs again; a worker whose tasks are threads
     leaves it to its backlog.

@@ -25,11 +25,11 @@ def enqueue_call(result: Mapping[str, Any], message: Message, on_conflict: str, 
     """
     now, headers = timezone.now(), message.headers
     is_retry = on_conflict == sql.REPLACE_UNFINISHED and headers.get("retries")
-    is_held = sql.is_held(message)
-    send_after = message.eta - sql.SEND_EARLY if message.eta and is_held else now + sql.UNSENT_AFTER
+    is_deferred = sql.is_deferred(message)
+    send_after = message.eta - sql.SEND_EARLY if message.eta and is_deferred else now + sql.UNSENT_AFTER
     if not sql.insert_call(result, message.queue, message.as_json(), send_after, on_conflict, batch_key):
         logger.info("%s %s was called before; nothing is sent twice.", headers["task"], headers["id"])
     elif batch_key:
         batch_doorbell(batch_key, message.queue).ring_after_commit()
-    elif not is_held and not is_retry:  # a retry's is sent when the run that asks for it has ended
+    elif not is_deferred and not is_retry:  # a retry's is sent when the run that asks for it has ended
         transaction.on_commit(lambda: publish_call(message), robust=True)

@@ -1,4 +1,4 @@
-"""Taking back a call of a plain task: in the ledger if it waits, and through its worker if it runs."""
+"""Revoking a call of a plain task: in the ledger if it waits, and through its worker if it runs."""
 
 from celery import current_app
 from celery.app.task import Context
@@ -11,8 +11,8 @@ from handbell.plain.message import Message
 
 
 def revoke(task_id: str, *, terminate: bool = False) -> str:
-    """Cancel a call. One that waits is cancelled at once, whatever becomes of its message; with `terminate`, one that runs
-    is ended together with its process, by its worker.
+    """Cancel a call. One that waits is cancelled at once, whatever becomes of its message; with `terminate`, one that
+    runs is ended together with its process, by its worker.
 
     Returns the state that it is in now.
 

@@ -9,16 +9,16 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from handbell import states
-from handbell.common.doorbell import adapted
+from handbell.common.doorbell import adapt_datetime
 from handbell.common.worker_id import WORKER_ID
 from handbell.models import Call
 from handbell.plain.message import Message
 
-QUEUED = states.TO_CELERY[states.QUEUED]
+CELERY_QUEUED = states.TO_CELERY[states.QUEUED]
 FINAL_STATES = "('SUCCESS', 'FAILURE', 'REVOKED')"
 RESULTS_TABLE = "django_celery_results_taskresult"
 
-UNSENT_AFTER = timedelta(seconds=2)  # whoever has made the call sends its message within this time, or somebody else
+UNSENT_AFTER = timedelta(seconds=2)  # if the caller has not sent the message by then, the sweeper does
 LOST_AFTER = timedelta(seconds=30)  # a message that nobody has received by then may be lost
 SEND_EARLY = timedelta(seconds=30)  # a call with an ETA is sent this long before it is due
 
@@ -34,10 +34,10 @@ _REPLACE_CALL = """
         enqueued_at = excluded.enqueued_at, send_after = excluded.send_after, batch_key = excluded.batch_key,
         worker = ''
 """
-_CLAIM = "UPDATE handbell_call SET worker = %s {no_disk_wait} WHERE task_id = %s AND worker = ''"
-#: This commit does not wait for the disk. What a crash of the database may undo is that somebody has begun; the call is
+_CLAIM = "UPDATE handbell_call SET worker = %s {async_commit} WHERE task_id = %s AND worker = ''"
+#: This commit does not wait for the disk. A crash of the database may lose the claim; the call is
 #: then sent again, as after any crash. https://www.postgresql.org/docs/current/wal-async-commit.html
-NO_DISK_WAIT = "FROM (SELECT set_config('synchronous_commit', 'off', true)) AS no_disk_wait"
+ASYNC_COMMIT = "FROM (SELECT set_config('synchronous_commit', 'off', true)) AS async_commit"
 _START = f"""
     UPDATE {RESULTS_TABLE} SET status = 'STARTED', worker = %s, date_started = %s, date_done = %s, result = %s,
         traceback = NULL
@@ -64,7 +64,16 @@ def insert_call(
 ) -> bool:
     """Write a call and its result's row; whether they were written. `on_conflict` is one of the three above."""
     insert = f"{_insert(result)} ON CONFLICT (task_id) DO UPDATE SET {_excluded(result)} WHERE {on_conflict}"
-    row = (result["task_id"], queue, message, adapted(timezone.now()), adapted(send_after), batch_key, "", 0)
+    row = (
+        result["task_id"],
+        queue,
+        message,
+        adapt_datetime(timezone.now()),
+        adapt_datetime(send_after),
+        batch_key,
+        "",
+        0,
+    )
     if connection.vendor == "postgresql":
         statement = f"""
             WITH written AS ({insert} RETURNING task_id)
@@ -79,21 +88,21 @@ def insert_call(
         )
 
 
-def is_held(message: Message) -> bool:
+def is_deferred(message: Message) -> bool:
     """Whether a call is due so late that the sweeper sends its message when the time has come."""
     return message.eta is not None and message.eta > timezone.now() + 2 * SEND_EARLY
 
 
 def claim_call(task_id: str, hostname: str, process: str) -> bool:
     """Make a queued call ours and its state "running"; whether it was there to be claimed."""
-    now = adapted(timezone.now())
+    now = adapt_datetime(timezone.now())
     take, start = (WORKER_ID, task_id), (hostname, now, now, process)
     if connection.vendor == "postgresql":
         statement = _START.format(mine="FROM mine", id="mine.task_id")
-        mine = _CLAIM.format(no_disk_wait=NO_DISK_WAIT)
+        mine = _CLAIM.format(async_commit=ASYNC_COMMIT)
         return _execute(f"WITH mine AS ({mine} RETURNING task_id) {statement}", [*take, *start])
     with transaction.atomic(savepoint=False):
-        return _execute(_CLAIM.format(no_disk_wait=""), take) and _execute(
+        return _execute(_CLAIM.format(async_commit=""), take) and _execute(
             _START.format(mine="", id="%s"), [*start, task_id]
         )
 
@@ -147,7 +156,7 @@ def release_call(task_id: str, worker: str, *, crashed: bool) -> int | None:
         batch_key = "" if crashed else claimed.batch_key  # what may kill its process runs alone
         changes = {"worker": "", "sent_at": None, "send_after": now, "crash_count": crash_count, "batch_key": batch_key}
         Call.objects.filter(pk=claimed.pk).update(**changes)
-        change_result(task_id, {"status": QUEUED, "date_started": None, "worker": None, "result": None})
+        change_result(task_id, {"status": CELERY_QUEUED, "date_started": None, "worker": None, "result": None})
         return crash_count
 
 

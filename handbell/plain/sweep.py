@@ -9,7 +9,7 @@ from celery import current_app
 from django.db import connection
 from django.utils import timezone
 
-from handbell.common.doorbell import adapted
+from handbell.common.doorbell import adapt_datetime
 from handbell.common.leases import lease
 from handbell.common.process_id import is_dead
 from handbell.common.worker_id import WORKER_ID, worker_of
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 
 def sweep_calls() -> None:
-    """Look once."""
+    """Sweep once."""
     while send_unsent() == MAX_MESSAGES:
         pass
     ring_waiting_batches()
     if time.monotonic() >= _Recovery.next:
         _Recovery.next = time.monotonic() + RECOVERY_INTERVAL_SECONDS
-        send_lost_again()
-        give_back_abandoned()
+        resend_lost_messages()
+        recover_abandoned_calls()
 
 
 class _Recovery:
@@ -52,7 +52,9 @@ def send_unsent() -> int:
     now = timezone.now()
     lock = "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM_UNSENT.format(lock=lock), (adapted(now + RESEND_AFTER), adapted(now), MAX_MESSAGES))
+        cursor.execute(
+            _CLAIM_UNSENT.format(lock=lock), (adapt_datetime(now + RESEND_AFTER), adapt_datetime(now), MAX_MESSAGES)
+        )
         messages = [Message.from_json(text) for _, text in sorted(cursor.fetchall())]
     for number, message in enumerate(messages):
         if not publish_call(message):
@@ -60,7 +62,7 @@ def send_unsent() -> int:
     return len(messages)
 
 
-def send_lost_again() -> None:
+def resend_lost_messages() -> None:
     """Send again what was sent a while ago, has not been claimed, and is not in its queue any more: the broker has lost
     it, or it is with a worker that died or is busy for long. Of two messages that arrive, one is dropped.
     """
@@ -73,7 +75,7 @@ def send_lost_again() -> None:
             logger.info("%s messages are in queue %s no more, and are sent again.", again, queue)
 
 
-def give_back_abandoned() -> None:
+def recover_abandoned_calls() -> None:
     """Give back what was claimed by workers that are gone from this machine, or have been silent for the lease.
 
     The calls are read before the workers: so a worker that starts meanwhile is among those that are alive, whatever it
@@ -88,7 +90,7 @@ def give_back_abandoned() -> None:
             alive.add(other.pk)
     for task_id, worker in claimed:
         if worker_of(worker) not in alive:
-            crash_recovery.give_back_call(task_id, worker, "the worker that ran it died")
+            crash_recovery.recover_call(task_id, worker, "the worker that ran it died")
 
 
 def _is_empty(queue: str) -> bool:

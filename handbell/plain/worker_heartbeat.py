@@ -1,4 +1,4 @@
-"""The thread in each worker's main process that says that the worker is alive, and works off the write backlog.
+"""The thread in each worker's main process that reports that the worker is alive, and flushes the write backlog.
 
 It runs until the process ends. A database that does not answer holds up this thread and nothing else.
 """
@@ -40,7 +40,7 @@ def _run(name: str) -> None:
         try:
             with no_fork():
                 _beat(name)
-                write_backlog.work_off()
+                write_backlog.flush()
         except Error as error:
             logger.warning("This worker could not write: %s. It tries again in a moment.", str(error).strip())
             connection.close()

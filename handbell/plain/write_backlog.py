@@ -8,7 +8,7 @@ from django.db import Error
 
 
 class WriteBacklog:
-    """A queue of writes that a thread works off, so that nothing else waits for the database.
+    """A queue of writes that a thread flushes, so that nothing else waits for the database.
 
     `is_served`: there is such a thread. `added` is set whenever something is added.
     """
@@ -22,8 +22,8 @@ class WriteBacklog:
         self._writes.append(write)
         self.added.set()
 
-    def work_off(self) -> None:
-        """Do what waits. A write that the database refuses stays the first one; one that fails otherwise is dropped.
+    def flush(self) -> None:
+        """Do all writes in order. One that fails with a database error stays first; any other that fails is dropped.
 
         Raises:
             Exception: whatever a write failed with.

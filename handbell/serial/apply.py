@@ -35,7 +35,7 @@ class TransactionSpoiled(BaseException):
 
 
 class BatchApplier:
-    """Applies operations of one lane, out of `lanes`. What came of them is in `succeeded` (id, JSON) and `failed`; the
+    """Applies operations of one lane, out of `lanes`. Their outcomes are in `succeeded` (id, JSON) and `failed`; the
     caller writes it. Without savepoints a failing operation that has used the database raises `TransactionSpoiled`.
     """
 

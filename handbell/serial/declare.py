@@ -15,13 +15,13 @@ from django.utils import timezone
 from handbell.common.ledger_task import LedgerTask, ManyResults
 from handbell.models import SerialModel
 from handbell.queues import SERIAL
-from handbell.serial.enqueue import OperationCall, enqueue, enqueue_many
+from handbell.serial.enqueue import OperationCall, enqueue_operation, enqueue_operations
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 Row = TypeVar("Row", bound=SerialModel)
-PrimaryKey = int | str | UUID  # any other kind of key goes by its row
+PrimaryKey = int | str | UUID  # for a key of any other type, pass the row
 OnFailure = Literal["continue", "block"]
 
 TAKES = "task_id, countdown, eta and idempotency_key; to go on after it, enqueue from within another task"
@@ -66,7 +66,7 @@ class SerialTask(LedgerTask[P, R_co]):
             idempotency_key = _checked_length("idempotency_key", f"{self.name}:{idempotency_key}")
         call = self.call(tuple(args or ()), dict(kwargs or {}))
         task_id = task_id and _checked_length("task_id", task_id)
-        return self.AsyncResult(enqueue(self.name, call, task_id, not_before, idempotency_key))
+        return self.AsyncResult(enqueue_operation(self.name, call, task_id, not_before, idempotency_key))
 
     def delay_many(self, calls: Iterable[Sequence[Any]]) -> ManyResults[R_co]:
         """Enqueue an operation for each tuple of arguments, in their order, in one transaction.
@@ -74,7 +74,7 @@ class SerialTask(LedgerTask[P, R_co]):
         `calls` may be a generator of any length; it is taken in parts. The answer is a sequence of results that holds
         no more than one id in memory.
         """
-        return enqueue_many(self.name, (self.call(tuple(args), {}) for args in calls), self.AsyncResult)
+        return enqueue_operations(self.name, (self.call(tuple(args), {}) for args in calls), self.AsyncResult)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OperationCall:
         """Check the arguments and find their key.
@@ -208,7 +208,7 @@ def _check_declaration(
     if on is not None and not parameters:
         raise TypeError(f"@serial_task {name}: with on= the function takes the row first.")
     if create and on is None:
-        raise TypeError(f"@serial_task {name}: create= goes with on=.")
+        raise TypeError(f"@serial_task {name}: create= needs on=.")
     if on_failure not in {"continue", "block"}:
         raise TypeError(f"@serial_task {name}: on_failure= is 'continue' or 'block', not {on_failure!r}.")
     fields = {

@@ -42,7 +42,7 @@ def ring_lanes_after_commit(lanes: Iterable[int]) -> None:
 
 
 def answer(lane: int) -> AnsweredDoorbell | None:
-    """Put the flag down, and count this drain as crashed until it commits. None if there is no such lane."""
+    """Clear the flag, and count this drain as crashed until it commits. None if there is no such lane."""
     return _answer("name = %s", doorbell_name(lane))
 
 

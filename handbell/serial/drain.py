@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 def drain(lane: int) -> None:
     """Apply what waits in the lane, and then in others whose doorbell has been rung, for about a second in all."""
     end = time.monotonic() + SLICE_SECONDS
-    answered = doorbell.answer(lane) if sql.is_wanted(lane) else doorbell.answer_another()
+    answered = doorbell.answer(lane) if sql.needs_drain(lane) else doorbell.answer_another()
     try:
         while answered is not None:
             lane = answered.lane
@@ -169,7 +169,7 @@ class LaneDrain:
                     self._note_progress(1)
 
     def _apply_batch(self, batch: Sequence[PendingOperation], mode: Mode) -> int:
-        lanes = LaneCount.objects.values_list("count", flat=True).get(pk=1)  # stands still while we have the lock
+        lanes = LaneCount.objects.values_list("count", flat=True).get(pk=1)  # does not change while we hold the lock
         applier = BatchApplier(self.lane, lanes, mode)
         applier.prepare(batch)
         started_at, end = timezone.now(), time.monotonic() + MAX_BATCH_SECONDS

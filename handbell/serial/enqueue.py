@@ -11,28 +11,28 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from handbell.common.codec import encode_arguments
-from handbell.common.doorbell import adapted
-from handbell.common.ledger_task import ManyResults, id_of, new_prefix
+from handbell.common.doorbell import adapt_datetime
+from handbell.common.ledger_task import ManyResults, new_id_prefix, numbered_task_id
 from handbell.models import LaneCount, lane_of
 from handbell.serial.doorbell import ring_lanes_after_commit
 
 R = TypeVar("R")
 
-MAX_INSERT_ROWS = 5_000
+MAX_INSERT_OPERATIONS = 5_000
 
 _COLUMNS = "task_id, lane, key, task, arguments, status, attempts, idempotency_key, not_before, enqueued_at"
 # The number of lanes that the caller counted with is checked by the very statement that inserts: an operation is
 # never put into a lane that its key has left.
-_COUNT_IS_RIGHT = "EXISTS (SELECT 1 FROM handbell_lanecount WHERE id = 1 AND count = %s)"
+_LANE_COUNT_UNCHANGED = "EXISTS (SELECT 1 FROM handbell_lanecount WHERE id = 1 AND count = %s)"
 _INSERT = (
     f"INSERT INTO handbell_operation ({_COLUMNS}) "
-    f"SELECT %s, %s, %s, %s, %s, 'queued', 0, %s, %s, %s WHERE {_COUNT_IS_RIGHT} ON CONFLICT DO NOTHING"
+    f"SELECT %s, %s, %s, %s, %s, 'queued', 0, %s, %s, %s WHERE {_LANE_COUNT_UNCHANGED} ON CONFLICT DO NOTHING"
 )
 _INSERT_MANY_POSTGRES = (
     f"INSERT INTO handbell_operation ({_COLUMNS}) "
     "SELECT part.task_id, part.lane, part.key, %s, part.arguments, 'queued', 0, NULL, NULL, %s "
     "FROM unnest(%s::text[], %s::int[], %s::text[], %s::text[]) AS part(task_id, lane, key, arguments) "
-    f"WHERE {_COUNT_IS_RIGHT}"
+    f"WHERE {_LANE_COUNT_UNCHANGED}"
 )
 
 
@@ -62,7 +62,7 @@ class _LaneCount:
 lane_count = _LaneCount()
 
 
-def enqueue(
+def enqueue_operation(
     task: str, call: OperationCall, task_id: str | None, not_before: datetime | None, idempotency_key: str | None
 ) -> str:
     """Insert one operation; the id of its result, or of the one that came first with the same id or idempotency key."""
@@ -73,12 +73,22 @@ def enqueue(
     while True:
         count = lane_count.get(fresh=fresh)
         lane = lane_of(call.key, count)
-        row = (task_id, lane, call.key, task, arguments, idempotency_key, adapted(not_before), adapted(now), count)
+        row = (
+            task_id,
+            lane,
+            call.key,
+            task,
+            arguments,
+            idempotency_key,
+            adapt_datetime(not_before),
+            adapt_datetime(now),
+            count,
+        )
         with connection.cursor() as cursor:
             cursor.execute(_INSERT, row)
             if cursor.rowcount == 1:
                 break
-            if earlier := _earlier(task_id, idempotency_key):
+            if earlier := _existing_task_id(task_id, idempotency_key):
                 return earlier
         fresh = True  # the number of lanes has changed
     if not_before is None:
@@ -86,13 +96,15 @@ def enqueue(
     return task_id
 
 
-def enqueue_many(task: str, calls: Iterable[OperationCall], result: Callable[[str], AsyncResult[R]]) -> ManyResults[R]:
+def enqueue_operations(
+    task: str, calls: Iterable[OperationCall], result: Callable[[str], AsyncResult[R]]
+) -> ManyResults[R]:
     """Insert an operation per call, in one transaction and in parts; none if any call is wrong."""
-    prefix = new_prefix()
+    prefix = new_id_prefix()
     remaining, lanes, total = iter(calls), set[int](), 0
     with transaction.atomic():
-        while part := list(islice(remaining, MAX_INSERT_ROWS)):
-            ids = [id_of(prefix, number) for number in range(total, total + len(part))]
+        while part := list(islice(remaining, MAX_INSERT_OPERATIONS)):
+            ids = [numbered_task_id(prefix, number) for number in range(total, total + len(part))]
             lanes.update(_insert_part(task, ids, part))
             total += len(part)
         ring_lanes_after_commit(sorted(lanes))
@@ -104,7 +116,7 @@ def _insert_part(task: str, ids: list[str], part: list[OperationCall]) -> set[in
     while True:
         count = lane_count.get(fresh=fresh)
         lanes = [lane_of(call.key, count) for call in part]
-        now = adapted(timezone.now())
+        now = adapt_datetime(timezone.now())
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 keys = [call.key for call in part]
@@ -119,7 +131,7 @@ def _insert_part(task: str, ids: list[str], part: list[OperationCall]) -> set[in
         fresh = True
 
 
-def _earlier(task_id: str, idempotency_key: str | None) -> str | None:
+def _existing_task_id(task_id: str, idempotency_key: str | None) -> str | None:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT task_id FROM handbell_operation WHERE task_id = %s OR idempotency_key = %s",

@@ -13,7 +13,7 @@ from handbell.errors import LaneRefused
 from handbell.models import Doorbell, Lane, LaneCount, Operation, lane_of
 from handbell.serial.doorbell import doorbell_name, ring_lanes_after_commit
 
-WAITING = (states.QUEUED, states.RUNNING)
+PENDING_STATUSES = (states.QUEUED, states.RUNNING)
 MAX_LANES = 1024
 MAX_DEPTH_COUNTED = 10_000  # so that looking costs little
 MAX_MOVE_ROWS = 5_000
@@ -35,11 +35,12 @@ class LaneOverview(NamedTuple):
 
 def overview() -> list[LaneOverview]:
     """Every lane, in the order of their numbers."""
-    return [look_at(lane) for lane in Lane.objects.all()]
+    return [lane_overview(lane) for lane in Lane.objects.all()]
 
 
-def look_at(lane: Lane) -> LaneOverview:
-    waiting = Operation.objects.filter(lane=lane.pk, status__in=WAITING, not_before=None).order_by("id")
+def lane_overview(lane: Lane) -> LaneOverview:
+    """One lane: its depth and the age of its oldest operation."""
+    waiting = Operation.objects.filter(lane=lane.pk, status__in=PENDING_STATUSES, not_before=None).order_by("id")
     oldest = waiting.values_list("enqueued_at", flat=True).first()
     if oldest is None:
         return LaneOverview(lane, 0, None)

@@ -1,4 +1,4 @@
-"""The statements of a drain: lock the lane, read what waits, write what came of it."""
+"""The statements of a drain: lock the lane, read what waits, record the outcomes."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,11 +8,11 @@ from django.db import connection
 from django.utils import timezone
 
 from handbell import states
-from handbell.common.doorbell import adapted
+from handbell.common.doorbell import adapt_datetime
 from handbell.conf import conf
 from handbell.serial.doorbell import doorbell_name
 
-# The words stand in the statements as they are, so that both databases see that the partial index serves them.
+# The states are literals, not parameters, so that both databases see that the partial index applies.
 _WAITING = "lane = %s AND status IN ('queued', 'running') AND not_before IS NULL"
 _LANE_CLAIMED = (
     "EXISTS (SELECT 1 FROM handbell_operation WHERE lane = %s AND status = 'running' AND lease_expires_at > %s)"
@@ -25,7 +25,7 @@ _HAS_WORK = (
     "SELECT EXISTS (SELECT 1 FROM handbell_operation WHERE "
     f"{_WAITING}) FROM handbell_lane WHERE id = %s AND NOT paused AND blocked_by IS NULL"
 )
-_IS_WANTED = (
+_NEEDS_DRAIN = (
     "SELECT 1 FROM handbell_doorbell WHERE name = %s AND (rung OR "
     f"EXISTS (SELECT 1 FROM handbell_operation WHERE {_WAITING}))"
 )
@@ -76,7 +76,7 @@ def lock_lane(lane: int, *, wait: bool = False) -> bool | None:
 def pending_operations(lane: int, limit: int) -> list[PendingOperation]:
     """The first operations that wait in the lane, up to so many, in their order."""
     with connection.cursor() as cursor:
-        cursor.execute(_PENDING, (lane, adapted(timezone.now()), lane, limit))
+        cursor.execute(_PENDING, (lane, adapt_datetime(timezone.now()), lane, limit))
         return list(map(PendingOperation._make, cursor.fetchall()))
 
 
@@ -87,10 +87,10 @@ def has_work(lane: int) -> bool:
     return bool(found and found[0])
 
 
-def is_wanted(lane: int) -> bool:
-    """Whether anything is to be done about a doorbell. If not, another drain has answered it already."""
+def needs_drain(lane: int) -> bool:
+    """Whether the lane's doorbell is rung or operations wait. If neither, another drain has done the work already."""
     with connection.cursor() as cursor:
-        cursor.execute(_IS_WANTED, (doorbell_name(lane), lane))
+        cursor.execute(_NEEDS_DRAIN, (doorbell_name(lane), lane))
         return cursor.fetchone() is not None
 
 
@@ -103,7 +103,7 @@ def complete_operations(
     failed_as: str = states.FAILED,
 ) -> None:
     """Write results and failures of a batch; a failure that blocks holds the lane from here on."""
-    began, now = adapted(started_at), adapted(timezone.now())
+    began, now = adapt_datetime(started_at), adapt_datetime(timezone.now())
     with connection.cursor() as cursor:
         if succeeded:
             _write_results(cursor, succeeded, began, now)

@@ -1,4 +1,4 @@
-"""The sweeper's part for lanes: ring where somebody should have rung, and let in what was to wait until now."""
+"""The sweeper's part for lanes: ring where a doorbell was lost, and admit scheduled operations that have become due."""
 
 from datetime import timedelta
 
@@ -6,14 +6,14 @@ from django.db import connection
 from django.utils import timezone
 
 from handbell import states
-from handbell.common.doorbell import adapted
+from handbell.common.doorbell import adapt_datetime
 from handbell.models import Operation
 from handbell.serial.doorbell import lane_doorbell
 
-QUIET = timedelta(seconds=1)  # a lane that was drained a moment ago is being drained
+RECENT_DRAIN = timedelta(seconds=1)  # a lane that was drained a moment ago is being drained
 
 # Lanes in which an operation waits that nobody works on: a few index look-ups each, however many operations wait.
-_WAITING = """
+_LANES_WITH_WORK = """
     SELECT lane.id FROM handbell_lane AS lane
     WHERE NOT lane.paused AND lane.blocked_by IS NULL AND (lane.drained_at IS NULL OR lane.drained_at < %s)
       AND EXISTS (SELECT 1 FROM handbell_operation AS o
@@ -23,19 +23,19 @@ _WAITING = """
 """
 
 
-def sweep() -> None:
-    """Look at every lane once."""
-    _let_in_what_is_due()
+def sweep_lanes() -> None:
+    """Sweep once."""
+    _admit_due_operations()
     now = timezone.now()
     with connection.cursor() as cursor:
-        cursor.execute(_WAITING, (adapted(now - QUIET), adapted(now)))
+        cursor.execute(_LANES_WITH_WORK, (adapt_datetime(now - RECENT_DRAIN), adapt_datetime(now)))
         waiting = [int(row[0]) for row in cursor.fetchall()]
     for lane in waiting:
         lane_doorbell(lane).ring_again()
 
 
-def _let_in_what_is_due() -> None:
-    """Operations with a countdown or eta take their place in the lane, by their ids, once it has come."""
+def _admit_due_operations() -> None:
+    """Operations whose countdown or eta has come take their place in the lane, in the order of their ids."""
     due = Operation.objects.filter(status=states.QUEUED, not_before__lte=timezone.now())
     lanes = set(due.values_list("lane", flat=True).distinct())
     if lanes:

@@ -28,7 +28,7 @@ class EntryAdmin(ModelAdmin):  # type: ignore[misc]  # unfold has no types
 
     @admin.display(description="Reading time", ordering="reading_seconds")
     def reading_time(self, entry: Entry) -> str:
-        return display.NOTHING if entry.reading_seconds is None else f"{entry.reading_seconds:,} s"
+        return display.EMPTY_VALUE if entry.reading_seconds is None else f"{entry.reading_seconds:,} s"
 
     @admin.display(description="Measured", ordering="measured_at")
     def measured(self, entry: Entry) -> str:

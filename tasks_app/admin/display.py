@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
-NOTHING = "—"
+EMPTY_VALUE = "—"
 MAX_LINE_CHARACTERS = 100
 MAX_SHOWN_TASKS = 50
 
 
 def moment(time: datetime | None) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else NOTHING
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else EMPTY_VALUE
 
 
 def data(value: Any) -> str:
@@ -28,7 +28,7 @@ def data(value: Any) -> str:
 def task_links(ids: Sequence[str]) -> str:
     """The ids of tasks, each leading to its result; of very many, the first."""
     if not ids:
-        return NOTHING
+        return EMPTY_VALUE
     results = reverse("admin:django_celery_results_taskresult_changelist")
     links = format_html_join(
         " ", '<a href="{}?{}">{}</a>', ((results, urlencode({"q": task}), task) for task in ids[:MAX_SHOWN_TASKS])

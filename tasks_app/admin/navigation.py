@@ -8,8 +8,8 @@ from django.urls import reverse
 #: Headings, each with its items: title, icon, app, model, and what one finds there.
 GROUPS = {
     "Work": (
-        ("Task results", "task_alt", "django_celery_results", "taskresult", "What became of every task, and why"),
-        ("Operations", "reorder", "handbell", "operation", "What became of every call of a serial task, and why"),
+        ("Task results", "task_alt", "django_celery_results", "taskresult", "The outcome of every task, and why"),
+        ("Operations", "reorder", "handbell", "operation", "The outcome of every call of a serial task, and why"),
         (
             "Jobs",
             "grid_view",

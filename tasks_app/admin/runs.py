@@ -45,7 +45,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="Started by", ordering="started_by__username")
     def user(self, run: Run) -> str:
-        return str(run.started_by or display.NOTHING)
+        return str(run.started_by or display.EMPTY_VALUE)
 
     @admin.display(description="Started", ordering="started_at")
     def started(self, run: Run) -> str:

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from tasks_app.workloads.words import SAMPLES
 
-MOST_URLS = 100
+MAX_URLS = 100
 SAMPLE_PAGES = 8
 
 
@@ -68,8 +68,8 @@ class WordsForm(WorkloadForm):
 
     def clean_urls(self) -> list[str]:
         urls = self.cleaned_data["urls"].split()
-        if len(urls) > MOST_URLS:
-            raise forms.ValidationError(f"Enter at most {MOST_URLS} pages; there are {len(urls)}.")
+        if len(urls) > MAX_URLS:
+            raise forms.ValidationError(f"Enter at most {MAX_URLS} pages; there are {len(urls)}.")
         for url in urls:
             if not is_web_address(url):
                 raise forms.ValidationError(f"{url[:100]} is not an http or https address.")

@@ -18,7 +18,7 @@ from django_celery_results.models import TaskResult
 from handbell import states
 from tasks_app.models import Run
 
-SLICE = 10_000  # ids in one query; SQLite takes up to 250,000 parameters, PostgreSQL 65,535
+MAX_QUERY_IDS = 10_000  # SQLite takes up to 250,000 parameters, PostgreSQL 65,535
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ class Workload(ABC):
 
     def tasks(self, run: Run) -> Iterator[QuerySet[TaskResult]]:
         """The results of the run's tasks so far, a slice at a time, in the order of their ids."""
-        for ids in batched(run.task_ids, SLICE):
+        for ids in batched(run.task_ids, MAX_QUERY_IDS):
             yield TaskResult.objects.filter(task_id__in=ids)
 
     def operations(self, run: Run) -> Iterator[QuerySet[Any]]:
-        """The operations or launches among the run's tasks, a slice at a time; many a workload has none."""
+        """The operations or launches among the run's tasks, a slice at a time; most workloads have none."""
         return iter(())
 
     def live(self, run: Run) -> list[tuple[str, str]]:
-        """Values that a page shows while the run goes on, each with its label; read now, waiting for nothing."""
+        """Values that a page shows during the run, each with its label. They are read now, without waiting."""
         return []
 
     def total(self, run: Run) -> int:

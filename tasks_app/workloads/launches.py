@@ -9,7 +9,7 @@ from django.db.models import F, Max, QuerySet
 from handbell import Launch, launches, states
 from tasks_app.models import Entry, Run
 from tasks_app.tasks import LAUNCH_SECONDS, call_stuck_partner
-from tasks_app.workloads.base import SLICE, Verdict, Workload, batched
+from tasks_app.workloads.base import MAX_QUERY_IDS, Verdict, Workload, batched
 
 MAX_LATE_SECONDS = 2.0  # on a machine that does other things, too
 
@@ -31,7 +31,7 @@ class Launches(Workload):
         return ids
 
     def operations(self, run: Run) -> Iterator[QuerySet[Any]]:
-        for ids in batched(run.task_ids, SLICE):
+        for ids in batched(run.task_ids, MAX_QUERY_IDS):
             yield Launch.objects.filter(task_id__in=ids)
 
     def judge(self, run: Run) -> Verdict:

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from handbell import Operation
 from tasks_app.models import Counter, PlainCounter, Run
 from tasks_app.tasks import increment_plain, increment_value, read_plain, read_value
-from tasks_app.workloads.base import SLICE, Verdict, Workload, batched, in_threads
+from tasks_app.workloads.base import MAX_QUERY_IDS, Verdict, Workload, batched, in_threads
 
 
 class SerialState(Workload):
@@ -29,7 +29,7 @@ class SerialState(Workload):
         return [*in_lane, *on_queue, read_plain.delay(name).id]
 
     def operations(self, run: Run) -> Iterator[QuerySet[Operation]]:
-        for ids in batched(run.task_ids[: len(run.task_ids) // 2], SLICE):
+        for ids in batched(run.task_ids[: len(run.task_ids) // 2], MAX_QUERY_IDS):
             yield Operation.objects.filter(task_id__in=ids)
 
     def live(self, run: Run) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ OPTIONS = (
 )
 PASSWORD = "a password for these tests"
 
+
 @dataclass
 class Site:
     """The running system, as its visitors know it: an address, and who may sign in."""

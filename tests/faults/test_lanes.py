@@ -90,10 +90,9 @@ def read_while_others_write() -> list[int]:
 
 
 def wait_until_all_is_done(system: System) -> None:
-    wait_for(lambda: system.call(waiting) == 0, "everything has been done", 60)
+    wait_for(lambda: system.call(waiting) == 0, "everything has been done", 120)
 
 
-@pytest.mark.core
 @pytest.mark.core
 def test_kill_the_worker_while_it_drains_and_all_is_done_once(system: System) -> None:
     system.call(enqueue, 60_000)
@@ -128,17 +127,17 @@ def test_eight_processes_change_a_row_one_at_a_time_and_in_order(system: System)
 def test_a_frozen_worker_that_wakes_writes_nothing(column: str, make_system: Callable[[str], System]) -> None:
     system = make_system(column)
     system.environment["HANDBELL_SERIAL_IDLE_SECONDS"] = "1"
-    system.call(enqueue, 100_000)
+    system.call(enqueue, 50_000)
     with system.worker("-Q", "serial", "-c", "1", "-n", "frozen@%h") as frozen:
         wait_for(lambda: system.call(values).get("visits", 0) > 0, "the drain is under way")
         (child,) = frozen.process.children()
         wait_for(lambda: is_frozen_in_a_transaction(child, system), "the worker was frozen in the middle of a batch")
         with system.worker("-Q", "serial", "-c", "1", "-n", "other@%h"):
             wait_until_all_is_done(system)
-            assert system.call(values) == {"visits": 100_000}
+            assert system.call(values) == {"visits": 50_000}
             child.send_signal(signal.SIGCONT)
             wait_for(lambda: "broke off in the middle of a batch" in frozen.output(), "it notices")
-    assert system.call(values) == {"visits": 100_000}
+    assert system.call(values) == {"visits": 50_000}
 
 
 def is_frozen_in_a_transaction(child: psutil.Process, system: System) -> bool:

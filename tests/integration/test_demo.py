@@ -2,13 +2,16 @@
 
 import json
 
+import pytest
+
 from tests.system import System
 
 WORKLOADS = ["serial", "fibonacci", "identifiers", "words", "jobs", "visits", "launches", "periodic"]
 
 
+@pytest.mark.timeout(900)  # it has much to do, and on a busy machine that takes a while
 def test_demo_runs_every_workload_and_all_outcomes_are_right(system: System) -> None:
-    done = system.manage("demo", "--json", timeout=170)
+    done = system.manage("demo", "--json", "--timeout=600", timeout=800)
 
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout.splitlines()[-1])

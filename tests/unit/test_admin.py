@@ -336,7 +336,7 @@ def test_a_launch_shows_how_it_ended_and_what_it_printed(superuser: Client) -> N
     assert "Fatal Python error" in text
     assert ESCAPED in text
     assert HTML not in text
-    assert "2 s, then 0.1 s to leave; 512 MiB" in text
+    assert "2 s, then 0.1 s of grace; 512 MiB" in text
     assert "process 3 on host" in text
 
 

@@ -39,12 +39,12 @@ def test_an_error_and_its_traceback_may_hold_any_text() -> None:
 
 def test_text_that_can_be_stored_is_left_as_it_is() -> None:
     assert codec.storable("größer, 数, 😀\n") == "größer, 数, 😀\n"
-    assert codec.storable_bytes("größer\n".encode()) == "größer\n"
+    assert codec.decode_output("größer\n".encode()) == "größer\n"
 
 
 def test_what_cannot_be_stored_is_shown_as_its_code() -> None:
     assert codec.storable(AWKWARD) == "a\\x00b \\ud800 c"
-    assert codec.storable_bytes(b"a\0b \xff") == "a\\x00b \\xff"
+    assert codec.decode_output(b"a\0b \xff") == "a\\x00b \\xff"
 
 
 def test_a_long_traceback_keeps_its_end() -> None:

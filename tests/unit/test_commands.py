@@ -16,7 +16,7 @@ from django.utils import timezone
 from django_celery_results.models import TaskResult
 
 from handbell import Job, Lane, Launch, Operation, over, states
-from handbell.conf import declared
+from handbell.conf import declared_settings
 from handbell.management import system_status
 from handbell.management.commands.handbell import SUBCOMMANDS
 from handbell.management.running import RunningSystem
@@ -151,7 +151,7 @@ def test_status_names_lanes_and_jobs_that_are_held_up(monkeypatch: pytest.Monkey
     problems = " ".join(status["problems"])
     assert "Lane 0 is blocked by operation 7, which failed" in problems
     assert "`manage.py handbell lanes retry 0`" in problems
-    assert "operations wait in it. `manage.py handbell lanes resume 3` goes on." in problems
+    assert "operations wait in it. `manage.py handbell lanes resume 3` resumes it." in problems
     assert f"Job {job.pk}, three, is paused." in problems
     assert "1 blocked, 3 paused" in said("status")
 
@@ -288,8 +288,8 @@ def test_a_call_that_waits_is_revoked_and_its_message_finds_nothing_to_do(sent: 
 def test_a_chord_whose_part_is_revoked_fails_as_with_celery(sent: Sent) -> None:
     body = chord([tasks.score.s(1), tasks.score.s(2)], tasks.aggregate_results.s())()
     assert isinstance(body.parent, GroupResult)
-    first, _ = body.parent.results or ()
-    said("calls", "revoke", first.id)
+    assert body.parent.results
+    said("calls", "revoke", str(body.parent.results[0].id))
     run_all()
 
     assert body.state == "FAILURE"
@@ -373,7 +373,7 @@ def test_every_setting_is_listed_with_its_value_its_default_and_what_it_is_for(s
     settings.HANDBELL_LEASE_SECONDS, settings.HANDBELL_CONCURRENCY = "30", "cpu=2,io=3"
     rows = {row["name"]: row for row in answered("settings")}
 
-    assert list(rows) == [setting.name for setting in declared()]
+    assert list(rows) == [setting.name for setting in declared_settings()]
     lease = rows["HANDBELL_LEASE_SECONDS"]
     assert (lease["value"], lease["is_set"], lease["default"]) == ("30", True, "15")
     assert lease["allowed"] == "a whole number from 3 to 86400"

@@ -8,9 +8,9 @@ from django.conf import LazySettings
 
 from handbell import conf as module
 from handbell import settings_from_environment
-from handbell.conf import Problem, Setting, conf, declared, problems
+from handbell.conf import Problem, Setting, conf, declared_settings, problems
 
-SETTINGS: dict[str, Setting[Any]] = {setting.name: setting for setting in declared()}
+SETTINGS: dict[str, Setting[Any]] = {setting.name: setting for setting in declared_settings()}
 
 
 @pytest.fixture(autouse=True)

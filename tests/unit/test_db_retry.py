@@ -69,10 +69,10 @@ def test_a_worker_with_threads_leaves_it_to_its_backlog(away: Callable[[], bool]
 
     assert store_or_exit(write, "The result")
     with pytest.raises(OperationalError):
-        backlog.work_off()
+        backlog.flush()
     back.append(True)
-    backlog.work_off()
-    backlog.work_off()
+    backlog.flush()
+    backlog.flush()
     assert written == [True]
 
 
@@ -87,8 +87,8 @@ def test_what_fails_for_another_reason_is_dropped_and_holds_up_nothing() -> None
     backlog.add(lambda: 1 // 0)
     backlog.add(lambda: done.append(1))
     with pytest.raises(ZeroDivisionError):
-        backlog.work_off()
-    backlog.work_off()
+        backlog.flush()
+    backlog.flush()
     assert done == [1]
 
 

@@ -10,14 +10,14 @@ from django.conf import settings
 from django.core.management import get_commands
 
 from handbell import queues
-from handbell.conf import Setting, declared
+from handbell.conf import Setting, declared_settings
 from handbell.management.commands.handbell import SUBCOMMANDS
 from handbell.queues import Queue
 from project.environment import Variable
 from tasks_app.queues import QUEUES
 from tests.system import ROOT
 
-SETTING_NAMES = [setting.name for setting in declared()]
+SETTING_NAMES = [setting.name for setting in declared_settings()]
 #: The project's own variables. Those that set Handbell's settings are described with these.
 OWN_VARIABLES = [variable for variable in settings.ENV.variables if variable.name not in SETTING_NAMES]
 
@@ -44,7 +44,7 @@ def queue_row(queue: Queue) -> tuple[str, ...]:
 QUEUE_HEADINGS = ("queue", "pool", "concurrency", "memory cap", "for")
 TABLES = {
     "settings": [
-        *table(("setting", "default", "what it may be", "what it is for"), map(setting_row, declared())),
+        *table(("setting", "default", "what it may be", "what it is for"), map(setting_row, declared_settings())),
         *table(("variable", "default", "what it is for"), map(variable_row, OWN_VARIABLES)),
     ],
     "queues": [

@@ -12,8 +12,7 @@ import pytest
 from django.conf import LazySettings
 
 from tasks_app import fetch
-from tasks_app.fetch import FetchRefused
-from tasks_app.fetch import fetch_page, is_public
+from tasks_app.fetch import FetchRefused, fetch_page, is_public
 from tests.servers import free_port, wait_for
 from tests.unit.conftest import Server, page, raw, redirect
 

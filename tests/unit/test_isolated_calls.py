@@ -123,14 +123,14 @@ def test_a_feed_is_taken_in_parts_and_never_held() -> None:
     stored_when_asked_for: list[int] = []
 
     def feed() -> Iterator[int]:
-        for number in range(3 * enqueue.MAX_INSERT_ROWS):
-            if number % enqueue.MAX_INSERT_ROWS == 0:
+        for number in range(3 * enqueue.MAX_INSERT_LAUNCHES):
+            if number % enqueue.MAX_INSERT_LAUNCHES == 0:
                 stored_when_asked_for.append(Launch.objects.count())
             yield number
 
     launches.nothing.launch_many(feed())
 
-    assert stored_when_asked_for == [0, enqueue.MAX_INSERT_ROWS, 2 * enqueue.MAX_INSERT_ROWS]
+    assert stored_when_asked_for == [0, enqueue.MAX_INSERT_LAUNCHES, 2 * enqueue.MAX_INSERT_LAUNCHES]
 
 
 def test_tuples_are_arguments() -> None:

@@ -85,9 +85,9 @@ def test_a_lost_message_in_a_queue_outside_of_the_table_is_sent_again(
     sent()
     call = Call.objects.get()
     Call.objects.update(sent_at=call.enqueued_at, send_after=call.enqueued_at, queue="elsewhere")
-    sweep.send_lost_again()
+    sweep.resend_lost_messages()
     assert Call.objects.get().sent_at
 
     monkeypatch.setitem(current_app.amqp.queues, "elsewhere", Queue("elsewhere", routing_key="elsewhere"))
-    sweep.send_lost_again()
+    sweep.resend_lost_messages()
     assert Call.objects.get().sent_at is None

@@ -17,7 +17,7 @@ def test_chunks_grow_until_they_take_as_long_as_they_should_and_shrink_at_the_en
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(claim, "MIN_CHUNK_SECONDS", 0.0001)
-    monkeypatch.setattr("handbell.parallel.work.PATIENCE_FACTOR", 1000)  # however busy the machine is
+    monkeypatch.setattr("handbell.parallel.work.MAX_CHUNK_OVERRUN", 1000)  # however busy the machine is
     job = over(range(300_000)).map(double).start(chunk_seconds=0.02)
     run_jobs()
 
@@ -48,7 +48,7 @@ def test_a_fixed_size_is_kept() -> None:
 
 
 def test_chunks_of_large_results_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(complete, "MAX_RESULT_CHARACTERS", 100_000)
+    monkeypatch.setattr(complete, "MAX_CHUNK_CHARACTERS", 100_000)
     job = over(range(300)).map(inflate).start()
     run_jobs()
 

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from handbell import Job, over
-from handbell.common.process_id import machine
+from handbell.common.process_id import machine_id
 from handbell.models import Chunk
 from handbell.parallel.claim import claim_chunk, renew_claim
 from handbell.parallel.complete import complete_chunk
@@ -76,7 +76,7 @@ def test_a_claim_of_a_process_that_is_gone_is_given_away_at_once(sent: Sent) -> 
     claimed = claim_first_chunk()
     sweep_jobs()
     assert Chunk.objects.get(pk=claimed.chunk.pk).status == "running"
-    Chunk.objects.update(owner=f"{machine()} 999999 1.00")
+    Chunk.objects.update(owner=f"{machine_id()} 999999 1.00")
     sweep_jobs()
     assert Chunk.objects.get(pk=claimed.chunk.pk).status == "queued"
     Chunk.objects.update(status="running", owner="another-machine 1 1.00")
@@ -94,7 +94,7 @@ def test_a_chunk_that_goes_on_killing_its_owners_is_cut_until_one_item_is_left(s
         if taken is None:
             sweep_jobs()
         elif 5 in taken.items() and taken.chunk.crash_count < 6:
-            Chunk.objects.filter(pk=taken.chunk.pk).update(owner=f"{machine()} 999999 1.00")
+            Chunk.objects.filter(pk=taken.chunk.pk).update(owner=f"{machine_id()} 999999 1.00")
             sweep_jobs()
         else:
             failed = [FailedItem(0, "ProcessDied", "")] if 5 in taken.items() else []

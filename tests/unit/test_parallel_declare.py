@@ -26,9 +26,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
         (lambda: over(range(3)).map(double).reduce(lambda values: 1), "at the top of a module"),
         (lambda: over(range(3)).map(double).save("store"), "at the top of a module"),  # type: ignore[arg-type]
         (lambda: over(range(3)).map(double).start("nowhere"), "There are: serial, high, cpu, io, isolated"),
-        (lambda: over(range(3)).map(double).start(chunk_size=0), "chunk_size goes from 1"),
+        (lambda: over(range(3)).map(double).start(chunk_size=0), "chunk_size must be from 1"),
         (lambda: over(range(3)).map(double).start(threads="4"), "threads is a number"),  # type: ignore[arg-type]
-        (lambda: over(range(3)).map(double).start(priority=10), "priority goes from 0 to 9"),
+        (lambda: over(range(3)).map(double).start(priority=10), "priority must be from 0 to 9"),
         (lambda: over(range(3)).map(double).start(on_success=note), "takes a signature"),  # type: ignore[arg-type]
         (lambda: over(range(3)).map(double).start(on_failure=note.s(1, 2)), "with the job's id first"),
         (lambda: over(range(3)).map(double).start(on_failure=note.s({1})), "must be JSON"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from handbell.celery.worker import stop_seconds
 from handbell.management import process_manager
 from handbell.management.process_manager import ProcessManager
 from handbell.management.process_table import ManagedProcess
@@ -34,13 +35,14 @@ class Told:
         return sum(text in line for _, line in self.lines)
 
 
+Script = Callable[[ProcessManager, Told], Awaitable[None]]
+
+
 def managed(name: str, command: list[str]) -> ManagedProcess:
     return ManagedProcess(name, command, "for tests")
 
 
-def run(
-    folder: Path, processes: list[ManagedProcess], script: Callable[[ProcessManager, Told], Awaitable[None]]
-) -> Told:
+def run(folder: Path, processes: list[ManagedProcess], script: Script) -> Told:
     """Run the processes until the script, which steers their manager, has had them stopped."""
     told = Told()
 
@@ -57,8 +59,8 @@ def run(
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_manager, "stop_seconds", lambda queues: 0.1)
-    monkeypatch.setattr(process_manager, "LEAVE_SECONDS", 0.1)
-    monkeypatch.setattr(process_manager, "BROKER_SECONDS", 0.1)
+    monkeypatch.setattr(process_manager, "EXIT_SECONDS", 0.1)
+    monkeypatch.setattr(process_manager, "BROKER_STOP_SECONDS", 0.1)
 
 
 async def stop_once_both_have_started(manager: ProcessManager, told: Told) -> None:
@@ -75,7 +77,7 @@ def test_what_is_stuck_is_killed_work_first_and_then_the_broker(tmp_path: Path) 
 
 
 def test_what_stops_when_it_is_told_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LEAVE_SECONDS", "BROKER_SECONDS"):
+    for name in ("EXIT_SECONDS", "BROKER_STOP_SECONDS"):
         monkeypatch.setattr(process_manager, name, 60)
     told = run(tmp_path, [managed("broker", OBEDIENT), managed("worker", OBEDIENT)], stop_once_both_have_started)
 
@@ -83,7 +85,7 @@ def test_what_stops_when_it_is_told_is_not_killed(tmp_path: Path, monkeypatch: p
 
 
 def test_a_second_stop_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LEAVE_SECONDS", "BROKER_SECONDS"):
+    for name in ("EXIT_SECONDS", "BROKER_STOP_SECONDS"):
         monkeypatch.setattr(process_manager, name, 3600)
 
     async def stop_twice(manager: ProcessManager, told: Told) -> None:
@@ -105,6 +107,6 @@ def test_what_ends_is_named_and_started_again_after_a_growing_pause(tmp_path: Pa
 
 def test_everything_is_gone_within_ten_seconds_with_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    seconds = process_manager.stop_seconds(queue_names()) + process_manager.LEAVE_SECONDS
+    seconds = stop_seconds(queue_names()) + process_manager.EXIT_SECONDS
 
-    assert seconds + process_manager.BROKER_SECONDS <= 8
+    assert seconds + process_manager.BROKER_STOP_SECONDS <= 8

@@ -95,7 +95,7 @@ def test_every_task_goes_to_a_queue_in_the_table() -> None:
 
 
 def test_every_declaration_asks_rabbitmq_for_priorities_up_to_nine() -> None:
-    declared: list[Any] = queues.declarations()
+    declared: list[Any] = queues.kombu_queues()
     arguments: Any = Channel.prepare_queue_arguments
 
     assert [queue.name for queue in declared] == [queue.name for queue in QUEUES]

@@ -137,7 +137,7 @@ def takes_a(a: int) -> None: ...
         (takes_a, {"on": Shelf}, "on= takes a subclass of SerialModel, not"),
         (takes_a, {"on": "Counter"}, "on= takes a subclass of SerialModel, not 'Counter'"),
         (nothing, {"on": Counter}, "with on= the function takes the row first"),
-        (takes_a, {"create": True}, "create= goes with on="),
+        (takes_a, {"create": True}, "create= needs on="),
         (takes_a, {"on_failure": "explode"}, "on_failure= is 'continue' or 'block', not 'explode'"),
         (takes_a, {"key": "k:{b}"}, "key='k:{b}' names b, which it does not take"),
         (takes_a, {"key": "k:{b.c}:{d[0]}"}, "names b, d, which it does not take"),
@@ -279,12 +279,12 @@ def test_an_operation_for_later_lets_others_pass_until_then(options: dict[str, A
 
     assert run_operations() == 1
     assert (later.state, now.get()) == ("QUEUED", 1)
-    sweep.sweep()  # too early
+    sweep.sweep_lanes()  # too early
     assert run_operations() == 0
 
     Operation.objects.filter(task_id=later.id).update(not_before=timezone.now())
     Lane.objects.update(paused=True)  # otherwise the sweeper rings, for a worker that is not there
-    sweep.sweep()
+    sweep.sweep_lanes()
     Lane.objects.update(paused=False)
     assert operation(later).not_before is None
     assert run_operations() == 1

@@ -97,7 +97,7 @@ def test_a_call_for_later_rings_when_it_is_due(sent: Sent, mine: int) -> None:
     assert rung(sent) == []
 
     Operation.objects.update(not_before=timezone.now())
-    sweep.sweep()
+    sweep.sweep_lanes()
     assert rung(sent) == [mine]
 
 
@@ -189,7 +189,7 @@ def test_a_call_does_not_need_the_broker_and_does_not_wait_for_it_twice(
 
     broker._Backoff.until = 0.0
     Doorbell.objects.filter(rung=True).update(rung_at=ago(60))
-    sweep.sweep()
+    sweep.sweep_lanes()
     assert mine in rung(sent)
 
 
@@ -219,9 +219,9 @@ def waiting_unrung(sent: Sent) -> None:
 def test_the_sweeper_rings_for_whoever_died_before_it_could(sent: Sent, mine: int) -> None:
     waiting_unrung(sent)
 
-    sweep.sweep()
+    sweep.sweep_lanes()
     assert rung(sent) == [mine]
-    sweep.sweep()
+    sweep.sweep_lanes()
     assert rung(sent) == []
 
 
@@ -231,7 +231,7 @@ def test_the_sweeper_rings_for_a_drain_that_died(sent: Sent, mine: int) -> None:
     sent()
     doorbell.answer(mine)
 
-    sweep.sweep()
+    sweep.sweep_lanes()
     assert rung(sent) == [mine]
 
 
@@ -240,10 +240,10 @@ def test_the_sweeper_rings_again_after_two_seconds_then_four_and_so_on_up_to_64(
     sent()
     for patience in (2, 4, 8, 16, 32, 64, 64):
         Doorbell.objects.filter(pk=doorbell_name(mine)).update(rung_at=ago(patience - 0.5))
-        sweep.sweep()
+        sweep.sweep_lanes()
         assert rung(sent) == []
         Doorbell.objects.filter(pk=doorbell_name(mine)).update(rung_at=ago(patience + 0.5))
-        sweep.sweep()
+        sweep.sweep_lanes()
         assert rung(sent) == [mine]
 
 
@@ -252,7 +252,7 @@ def test_the_sweeper_goes_on_ringing_however_long_nobody_answers(sent: Sent, min
     sent()
     for _ in range(2):
         Doorbell.objects.filter(pk=doorbell_name(mine)).update(ring_attempts=MAX_RING_ATTEMPTS, rung_at=ago(64.5))
-        sweep.sweep()
+        sweep.sweep_lanes()
         assert rung(sent) == [mine]
     assert Doorbell.objects.get(pk=doorbell_name(mine)).ring_attempts == MAX_RING_ATTEMPTS
 
@@ -281,7 +281,7 @@ def test_the_sweeper_rings_where_nobody_is_at_work_and_somebody_could_be(
     waiting_unrung(sent)
     given()
 
-    sweep.sweep()
+    sweep.sweep_lanes()
 
     assert rung(sent) == ([mine] if rings else [])
 

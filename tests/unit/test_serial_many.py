@@ -9,7 +9,7 @@ from django.db import transaction
 
 from handbell.models import Operation
 from handbell.serial import lanes
-from handbell.serial.enqueue import MAX_INSERT_ROWS, lane_count
+from handbell.serial.enqueue import MAX_INSERT_OPERATIONS, lane_count
 from handbell.testing import run_operations
 from tasks_app.models import Counter
 from tasks_app.tasks import increment_value
@@ -38,9 +38,9 @@ def test_twelve_thousand_calls_from_a_generator_are_applied_in_order() -> None:
 
 def test_a_wrong_call_in_the_middle_leaves_nothing() -> None:
     def with_a_wrong_one() -> Iterator[tuple[Any, ...]]:
-        yield from calls(MAX_INSERT_ROWS + 10)
+        yield from calls(MAX_INSERT_OPERATIONS + 10)
         yield ("key", object())
-        yield from calls(MAX_INSERT_ROWS)
+        yield from calls(MAX_INSERT_OPERATIONS)
 
     with pytest.raises(TypeError, match="Arguments must be JSON"):
         increment_value.delay_many(with_a_wrong_one())
@@ -100,14 +100,14 @@ def test_a_generator_is_taken_in_parts() -> None:
 
     def watched() -> Iterator[tuple[str, int]]:
         nonlocal most
-        for number, call in enumerate(islice(calls(MANY), MAX_INSERT_ROWS * 2)):
+        for number, call in enumerate(islice(calls(MANY), MAX_INSERT_OPERATIONS * 2)):
             if number % 1000 == 0:
                 most = max(most, number - Operation.objects.count())
             yield call
 
     increment_value.delay_many(watched())
 
-    assert most <= MAX_INSERT_ROWS
+    assert most <= MAX_INSERT_OPERATIONS
 
 
 def test_the_number_of_lanes_is_noticed_when_it_has_changed() -> None:

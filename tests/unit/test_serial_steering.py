@@ -287,16 +287,16 @@ def test_the_command_pauses_drains_and_resumes(document: Document, mine: int) ->
 
     assert command("pause", str(mine)) == f"Lane {mine} is paused.\n"
     assert command("drain", "--now") == ""
-    assert command("resume", "--all").count("goes on.") == Lane.objects.count()
+    assert command("resume", "--all").count("is resumed.") == Lane.objects.count()
     assert command("drain", "--now") == f"Lane {mine}: 1 operations applied.\n"
     assert command("drain", str(mine), "--now") == f"Lane {mine}: 0 operations applied.\n"
     assert words(document) == ["a"]
 
 
 def test_the_command_skips_and_retries_what_blocks(document: Document, mine: int, blocked: Operation) -> None:
-    assert command("retry", str(mine)) == f"Lane {mine} tries again what blocked it.\n"
+    assert command("retry", str(mine)) == f"Lane {mine} runs what blocked it again.\n"
     command("drain", "--now")
-    assert command("skip", "--all") == f"Lane {mine} goes on after what blocked it.\n"
+    assert command("skip", "--all") == f"Lane {mine} continues after what blocked it.\n"
     assert command("skip", "--all") == ""
 
 

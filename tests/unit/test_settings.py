@@ -13,13 +13,13 @@ from django.conf import LazySettings
 from django.conf import settings as configured
 from django.test import Client
 
-from handbell.conf import declared
+from handbell.conf import declared_settings
 from project.environment import Problem
 from tests.system import MANAGE, ROOT
 
 Load = Callable[..., dict[str, Any]]
 LONG_KEY = "only-for-tests." * 5
-NAMES = {variable.name for variable in configured.ENV.variables} | {setting.name for setting in declared()}
+NAMES = {variable.name for variable in configured.ENV.variables} | {setting.name for setting in declared_settings()}
 
 
 @pytest.fixture

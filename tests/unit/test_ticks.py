@@ -140,7 +140,7 @@ def test_the_librarys_scheduler_still_writes_it_back_so_ours_is_needed() -> None
     assert again(task).total_run_count == 1
 
 
-@pytest.mark.parametrize("method", ["claim_tick", "read_again"])
+@pytest.mark.parametrize("method", ["claim_tick", "refresh"])
 def test_a_database_that_is_down_at_the_tick_delays_it(
     method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

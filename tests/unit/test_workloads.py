@@ -148,7 +148,7 @@ def test_progress_counts_the_runs_own_tasks_by_state_and_the_missing_as_queued()
 
 @pytest.mark.django_db
 def test_the_results_of_a_large_run_are_read_in_slices_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks_app.workloads.base.SLICE", 3)
+    monkeypatch.setattr("tasks_app.workloads.base.MAX_QUERY_IDS", 3)
     ids = [f"t{number}" for number in range(10)]
     run = make_run("fibonacci", ids, n=1, count=10)
     TaskResult.objects.bulk_create(

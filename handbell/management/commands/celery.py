@@ -33,7 +33,7 @@ class Command(BaseCommand):
                 warnings.filterwarnings("ignore", message=beginning, category=SecurityWarning)
         name, prefix = "manage.py celery", "CELERY"
         if argv[2:3] in (["worker"], ["beat"]):
-            # They do without what the whole command line loads, Flower above all: as much as all of a project.
+            # Run without importing the whole command line, above all Flower, which costs as much as loading a project.
             command = {"worker": worker, "beat": beat}[argv[2]]
             context = CLIContext(current_app, no_color="NO_COLOR" in os.environ, workdir=None)
             command.main(argv[3:], f"{name} {argv[2]}", obj=context, auto_envvar_prefix=f"{prefix}_{argv[2].upper()}")

@@ -10,7 +10,7 @@ from handbell.management.calls import CallsCommand
 from handbell.management.jobs import JobsCommand
 from handbell.management.lanes import LanesCommand
 from handbell.management.launches import LaunchesCommand
-from handbell.management.output import refusals_as_sentences
+from handbell.management.output import command_errors
 from handbell.management.settings import SettingsCommand
 from handbell.management.status import StatusCommand
 from handbell.management.up import UpCommand
@@ -37,5 +37,5 @@ class Command(BaseCommand):
             add_django_options(added)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        with refusals_as_sentences():
+        with command_errors():
             SUBCOMMANDS[options["subcommand"]](self.stdout).handle(**options)
