@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, current_app, group, shared_task
 from celery.result import AsyncResult
 from django.db import connection, transaction
@@ -182,6 +183,12 @@ def softly() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT 1")
         time.sleep(60)
+
+
+@shared_task(queue="cpu")
+def interrupted() -> None:
+    """As by a soft time limit."""
+    raise SoftTimeLimitExceeded
 
 
 @shared_task(queue="cpu")

@@ -109,7 +109,8 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         """Store a failure and, in the same transaction, what follows from it for a chord and a chain; then call the
         errbacks. All of it once, however often the same failure is reported.
         """
-        if not retry_through_outage(lambda: self._end(task_id, exc, state, traceback, request, store_result)):
+        failure = f"The failure of {task_id}"
+        if not store_or_exit(lambda: self._end(task_id, exc, state, traceback, request, store_result), failure):
             return
         if request and call_errbacks and request.errbacks:
             self._call_task_errbacks(request, exc, traceback)

@@ -1,12 +1,14 @@
-"""Database connections are kept from task to task, for speed, and dropped when they may be broken."""
+"""Database connections are kept from task to task, for speed, and dropped when they may be broken.
+
+After a soft time limit that is done in task.py, before the failure is stored.
+"""
 
 from typing import Any
 
-from billiard.exceptions import SoftTimeLimitExceeded
 from celery.signals import task_failure, task_prerun
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
 
-from handbell.celery.task import is_recorded
+from handbell.celery.task import drop_connections, is_recorded
 
 
 @task_prerun.connect
@@ -27,8 +29,6 @@ def drop_dead_connections(task: Any = None, **kwargs: Any) -> None:
 
 @task_failure.connect
 def drop_interrupted_connections(exception: BaseException | None = None, **kwargs: Any) -> None:
-    """After a failure in the middle of a statement: the connection's state is unknown, so it is not used again."""
-    if isinstance(exception, DatabaseError | InterfaceError | SoftTimeLimitExceeded):
-        for connection in connections.all(initialized_only=True):
-            if not connection.in_atomic_block:
-                connection.close()
+    """After an error of the database, the connection's state is unknown, so it is not used again."""
+    if isinstance(exception, DatabaseError | InterfaceError):
+        drop_connections()

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore
 from celery.utils.log import get_logger
+from django.db import connections
 
 from handbell.celery.backend import DatabaseBackend
 
@@ -24,13 +26,27 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
         request: Any = self.request
         if request.called_directly or request.is_eager or getattr(request, "claimed", None) is True:
             return super().__call__(*args, **kwargs)
+        try:
+            self._claim(request)
+            return self.run(*args, **kwargs)
+        except SoftTimeLimitExceeded:
+            drop_connections()  # before the failure is stored: what was interrupted may be a BEGIN or a COMMIT
+            raise
+
+    def _claim(self, request: Any) -> None:
         claimed, request.claimed = getattr(request, "claimed", None), True
         if claimed is None and is_recorded(self, request.ignore_result):
             backend: Any = self.app.backend
             if not backend.claim(request):
                 logger.info("%s %s is dropped: it has run, or runs elsewhere.", self.name, request.id)
                 raise Ignore
-        return self.run(*args, **kwargs)
+
+
+def drop_connections() -> None:
+    """Close the connections to all databases, whose state is unknown. New ones are made when they are needed."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()
 
 
 def is_recorded(task: Any, ignore_result: bool | None) -> bool:

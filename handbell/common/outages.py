@@ -17,10 +17,11 @@ logger = logging.getLogger(__name__)
 def is_outage(error: BaseException) -> bool:
     """Whether the database could not be reached, which psycopg2 has several names for, or was too busy.
 
-    SQLite raises the same error for a wrong statement, but with an error code of its own.
+    SQLite raises the same error for a wrong statement, but with an error code of its own. One of these is no wrong
+    statement, but a connection that was interrupted in the middle of BEGIN, and that a new one puts right.
     """
     if getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_ERROR":
-        return False
+        return "transaction within a transaction" in str(error)
     return isinstance(error, OUTAGE_ERRORS) or type(error) is DatabaseError
 
 

@@ -4,7 +4,7 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
 from handbell import states
-from handbell.common.doorbell import ring_backoff
+from handbell.common.doorbell import MAX_RING_ATTEMPTS, ring_backoff
 from handbell.common.leases import lease
 from handbell.common.process_id import is_dead
 from handbell.models import Chunk, JobRow
@@ -46,5 +46,5 @@ def _ring_again(job: JobRow) -> None:
         ring_attempts=job.ring_attempts,
         rung_at__lt=timezone.now() - ring_backoff(job.ring_attempts),
     )
-    if late.update(ring_attempts=F("ring_attempts") + 1, rung_at=timezone.now()):
+    if late.update(ring_attempts=min(job.ring_attempts + 1, MAX_RING_ATTEMPTS), rung_at=timezone.now()):
         doorbell.send(job)

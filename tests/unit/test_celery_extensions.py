@@ -11,6 +11,7 @@ import django_celery_beat
 import django_celery_results
 import kombu
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import current_app
 from celery.app.trace import build_tracer
 from celery.fixups.django import DjangoWorkerFixup  # type: ignore[attr-defined]
@@ -116,6 +117,20 @@ def test_a_task_may_call_its_state_started_itself(monkeypatch: pytest.MonkeyPatc
     run_as_a_worker(plain.says_started, result)
 
     assert result.get() == ["STARTED", {"done": 0.5}]
+
+
+@pytest.mark.django_db
+def test_after_a_soft_time_limit_the_failure_is_stored_over_a_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old one may have been interrupted in the middle of BEGIN."""
+    result: Any = plain.interrupted.delay()
+    seen = []
+    monkeypatch.setattr("handbell.celery.task.drop_connections", lambda: seen.append(result.state))
+
+    run_as_a_worker(plain.interrupted, result)
+
+    assert seen == ["STARTED"]
+    with pytest.raises(SoftTimeLimitExceeded):
+        result.get()
 
 
 def run_as_a_worker(task: Any, result: AsyncResult[Any]) -> None:

@@ -92,6 +92,25 @@ def test_what_fails_for_another_reason_is_dropped_and_holds_up_nothing() -> None
     assert done == [1]
 
 
+class SqliteError(Exception):
+    """As SQLite's module raises one."""
+
+    sqlite_errorname = "SQLITE_ERROR"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("no such table: nonsense", False), ("cannot start a transaction within a transaction", True)],
+)
+def test_an_interrupted_connection_is_replaced_and_a_wrong_statement_is_not_tried_again(
+    text: str, expected: bool
+) -> None:
+    error = OperationalError(text)
+    error.__cause__ = SqliteError(text)
+
+    assert outages.is_outage(error) is expected
+
+
 @pytest.mark.django_db
 def test_an_end_is_final() -> None:
     result: AsyncResult[int] = tasks.fibonacci.delay(30)
