@@ -1,9 +1,11 @@
 """What Handbell configures of Celery. Whatever the project itself sets (`CELERY_…`, `app.conf.update`) wins."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 
+from handbell.common.broker import is_amqp, is_redis
 from handbell.common.ledger_task import DATABASE_BACKEND
 from handbell.embedded.broker import embedded_broker
 from handbell.queues import DEFAULT_PRIORITY, MAX_PRIORITY, default_queue, kombu_queues
@@ -65,8 +67,8 @@ def handbell_defaults(conf: Any) -> dict[str, Any]:
     }
 
 
-def broker_transport_options(broker_url: str) -> dict[str, Any]:
-    if broker_url.startswith("redis"):
+def broker_transport_options(broker_url: str | Sequence[str]) -> dict[str, Any]:
+    if is_redis(broker_url):
         return {
             "priority_steps": PRIORITY_STEPS,
             "visibility_timeout": VISIBILITY_SECONDS,
@@ -74,6 +76,6 @@ def broker_transport_options(broker_url: str) -> dict[str, Any]:
             "socket_timeout": SOCKET_TIMEOUT_SECONDS,
             "socket_keepalive": True,
         }
-    if broker_url.startswith(("amqp", "pyamqp")):
+    if is_amqp(broker_url):
         return {"confirm_publish": True, "confirm_timeout": CONFIRM_SECONDS}
     return {}

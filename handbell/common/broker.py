@@ -83,7 +83,7 @@ def require_broker(seconds: int = 1) -> None:
     """
     options = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
     try:
-        amqp = current_app.conf.broker_url.startswith(("amqp", "pyamqp"))
+        amqp = is_amqp(current_app.conf.broker_url)
         with current_app.connection_for_write(
             connect_timeout=seconds, transport_options={} if amqp else options
         ) as connection:
@@ -94,3 +94,16 @@ def require_broker(seconds: int = 1) -> None:
             f"The broker at {address} does not answer ({str(error).rstrip('.') or type(error).__name__}). "
             "Start it with the rest of the system, or correct CELERY_BROKER_URL."
         ) from error
+
+
+def first_url(broker_url: str | Sequence[str]) -> str:
+    """Celery takes one URL, several with semicolons between them, or a list."""
+    return broker_url.split(";")[0] if isinstance(broker_url, str) else broker_url[0]
+
+
+def is_amqp(broker_url: str | Sequence[str]) -> bool:
+    return first_url(broker_url).startswith(("amqp", "pyamqp"))
+
+
+def is_redis(broker_url: str | Sequence[str]) -> bool:
+    return first_url(broker_url).startswith("redis")

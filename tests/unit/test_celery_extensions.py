@@ -76,6 +76,11 @@ def test_what_a_project_sets_wins(configured: Any) -> None:
     assert app.conf.worker_prefetch_multiplier == 8
 
 
+@pytest.mark.parametrize("urls", ["amqp://one;amqp://other", ["amqp://one", "amqp://other"]])
+def test_several_brokers_may_be_named_as_celery_documents_them(configured: Any, urls: Any) -> None:
+    assert configured(CELERY_BROKER_URL=urls).conf.broker_transport_options["confirm_publish"] is True
+
+
 def test_what_is_set_before_the_configuration_is_read_wins_too() -> None:
     app = Celery("elsewhere", broker="amqp://there", set_as_current=False)
     app.conf.worker_prefetch_multiplier = 9
