@@ -1,33 +1,31 @@
-"""The test command: `python -m tests` for the quick tests, `python -m tests all` for every test.
+"""The test command: `python -m tests` for the tests to run often, `python -m tests all` for every test.
 
-The quick ones are the unit tests on both databases, side by side, and of the tests of running systems those marked
-`core`: one integration, one fault and one browser test of each kind of work.
+The first are the unit tests on both databases, and of the tests of running systems those marked `core`: one
+integration, one fault and one browser test of each kind of work. Two parts run at a time, one per core.
 """
 
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
+SIDE_BY_SIDE = 2
 SYSTEMS = ("tests/integration", "tests/faults", "tests/e2e")
-BOTH_COLUMNS = ("-n", "2", "--dist", "loadgroup")
-COVERAGE = ("-m", "coverage", "run")
-FLOOR = ("-m", "coverage", "report", "--skip-covered")
+PYTEST = ("-m", "pytest")
+MEASURED_PYTEST = ("-m", "coverage", "run", "-m", "pytest")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run of pytest (or another module) with these arguments."""
+    """A run of pytest with these arguments."""
 
     name: str
     arguments: Sequence[str]
-    program: Sequence[str] = ("-m", "pytest")
+    program: Sequence[str] = PYTEST
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -35,24 +33,37 @@ class Part:
         return [sys.executable, *self.program, *self.arguments]
 
 
-def unit(program: Sequence[str] = ("-m", "pytest")) -> list[Part]:
+@dataclass(frozen=True)
+class Outcome:
+    """How a part went: its exit code, and how long it took in seconds."""
+
+    name: str
+    code: int
+    seconds: float
+
+
+def unit(program: Sequence[str]) -> list[Part]:
     return [
-        Part("unit tests, SQLite", ["tests/unit"], program),
-        Part("unit tests, PostgreSQL", ["tests/unit"], program, {"TEST_DATABASE": "postgres"}),
+        Part("unit/sqlite", ["tests/unit"], program),
+        Part("unit/postgres", ["tests/unit"], program, {"TEST_DATABASE": "postgres"}),
     ]
 
 
-#: Parts that run one after the other; those in one list run side by side.
-QUICK = [unit(), [Part("core tests of running systems", [*BOTH_COLUMNS, "-m", "core", *SYSTEMS])]]
+def both_columns(name: str, folders: Sequence[str], only: str = "", program: Sequence[str] = PYTEST) -> list[Part]:
+    """A part for SQLite with Valkey, and one for PostgreSQL with RabbitMQ."""
+    more = f" and {only}" if only else ""
+    return [
+        Part(f"{name}/sqlite", ["-m", f"not rabbitmq{more}", *folders], program),
+        Part(f"{name}/postgres", ["-m", f"rabbitmq{more}", *folders], program),
+    ]
 
-MEASURED = {"COVERAGE": "yes"}
+
+QUICK = [*unit(PYTEST), *both_columns("core", SYSTEMS, "core")]
 ALL = [
-    unit((*COVERAGE, "-m", "pytest")),
-    [Part("integration tests", [*BOTH_COLUMNS, "tests/integration"], (*COVERAGE, "-m", "pytest"), MEASURED)],
-    [Part("coverage", [], ("-m", "coverage", "combine", "--quiet"))],
-    [Part("coverage", [], FLOOR)],
-    [Part("fault and browser tests", [*BOTH_COLUMNS, "tests/faults", "tests/e2e"])],
-    [Part("packaging tests", ["tests/packaging"])],
+    *both_columns("faults+e2e", ["tests/faults", "tests/e2e"]),
+    *both_columns("integration", ["tests/integration"], program=MEASURED_PYTEST),
+    *unit(MEASURED_PYTEST),
+    Part("packaging", ["tests/packaging"]),
 ]
 
 
@@ -62,55 +73,45 @@ def main() -> int:
         print("usage: python -m tests [all]")
         return 2
     if everything:
-        subprocess.run([sys.executable, "-m", "coverage", "erase"], check=True)
-    took: list[tuple[str, float, int]] = []
-    for parts in ALL if everything else QUICK:
-        took += run_side_by_side(parts)
+        coverage("erase")
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        outcomes = list(pool.map(run, ALL if everything else QUICK))
+    code = max(outcome.code for outcome in outcomes)
+    if everything:
+        coverage("combine", "--quiet")
+        code = max(code, coverage("report", "--skip-covered"))  # fails below the floor that pyproject.toml names
     print()
-    for name, seconds, code in took:
-        print(f"{seconds:6.0f} s  {'passed' if code == 0 else 'FAILED'}  {name}")
+    for outcome in outcomes:
+        print(f"{outcome.seconds:6.0f} s  {'passed' if outcome.code == 0 else 'FAILED'}  {outcome.name}")
     if not everything:
-        print(
-            f"Left out: {left_out()} tests of running systems, and those of packaging. `make test-all` runs everything."
-        )
-    return max(code for _, _, code in took)
+        print(f"Left out: {left_out()} tests of running systems, and packaging. `make test-all` runs everything.")
+    return code
 
 
-def run_side_by_side(parts: Sequence[Part]) -> list[tuple[str, float, int]]:
-    """Run parts at the same time: the first one's output as it comes, that of the others afterwards."""
+def run(part: Part) -> Outcome:
+    """Run a part to its end, with its name before each line of its output."""
     started = time.monotonic()
-    with ExitStack() as stack:
-        running = [stack.enter_context(start(part, number == 0)) for number, part in enumerate(parts)]
-        took = []
-        for part, (process, output) in zip(parts, running, strict=True):
-            code = process.wait()
-            took.append((part.name, time.monotonic() - started, code))
-            if output is not None:
-                output.seek(0)
-                print(f"\n--- {part.name}\n{output.read()}", flush=True)
-    return took
+    with subprocess.Popen(
+        part.command,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"{part.name:<19} {line}", end="", flush=True)
+    return Outcome(part.name, process.returncode, time.monotonic() - started)
 
 
-@contextmanager
-def start(part: Part, is_shown: bool) -> Iterator[tuple["subprocess.Popen[str]", IO[str] | None]]:
-    environment = {**os.environ, **part.environment}
-    if is_shown:
-        print(f"\n--- {part.name}", flush=True)
-        with subprocess.Popen(part.command, env=environment, text=True) as process:
-            yield process, None
-        return
-    with (
-        tempfile.TemporaryFile("w+") as output,
-        subprocess.Popen(part.command, env=environment, text=True, stdout=output, stderr=output) as process,
-    ):
-        yield process, output
+def coverage(*arguments: str) -> int:
+    return subprocess.run([sys.executable, "-m", "coverage", *arguments], check=False).returncode
 
 
-def left_out() -> str:
-    """How many tests of running systems the quick ones leave out."""
+def left_out() -> int:
+    """How many tests of running systems the core leaves out."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "not core", *SYSTEMS]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return str(listed.count("::"))
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.count("::")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,6 @@ NEEDS: dict[str, tuple[bool, str]] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n 2 --dist loadgroup`), each column has its own: they share servers and systems."""
-    for item in items:
-        other_column = item.get_closest_marker("rabbitmq") is not None
-        item.add_marker(pytest.mark.xdist_group(COLUMN_NAMES[other_column]))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is missing skips a test on a laptop, and fails it in CI."""
     for marker, (there, get_it) in NEEDS.items():

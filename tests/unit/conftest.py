@@ -1,6 +1,7 @@
 """Fixtures: the embedded broker and what waits in it, users, and TCP servers that answer as a test tells them to."""
 
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -39,6 +40,20 @@ class Message:
 
 
 Sent = Callable[[], list[Message]]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The run on PostgreSQL is for what uses the database; everything else runs once, on SQLite."""
+    if os.environ.get("TEST_DATABASE") != "postgres":
+        return
+    with_database = [item for item in items if uses_the_database(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(with_database)])
+    items[:] = with_database
+
+
+def uses_the_database(item: pytest.Item) -> bool:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return item.get_closest_marker("django_db") is not None or bool({"db", "transactional_db"} & fixtures)
 
 
 @pytest.fixture(autouse=True)
