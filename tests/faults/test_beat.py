@@ -69,7 +69,6 @@ def test_with_two_schedulers_each_tick_is_fired_once(system: System) -> None:
         assert len(fired(system)) >= 8
 
 
-@pytest.mark.core
 def test_kill_the_scheduler_that_fires_and_the_other_goes_on(system: System) -> None:
     system.call(make_a_task_for_every_second)
     with system.process("celery", "beat") as first:

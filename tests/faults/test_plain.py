@@ -228,7 +228,6 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.monotonic() - started
 
 
-@pytest.mark.core
 def test_without_a_broker_a_call_is_quick_and_the_work_is_safe(system: System) -> None:
     """Nobody answers on this port."""
     for scheme in ("amqp", "redis"):

@@ -40,7 +40,6 @@ def workers_registered() -> int:
     return Worker.objects.count()
 
 
-@pytest.mark.core
 def test_a_task_of_a_few_seconds_ends(system: System, tmp_path: Path) -> None:
     path = tmp_path / "ran"
     with system.worker(*ONE) as worker:

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import pytest
 from celery.exceptions import QueueNotFound
 from celery.result import AsyncResult
 
@@ -36,7 +35,6 @@ def read(name: str) -> int:
 # --- Tests ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.core
 def test_a_worker_and_inspect_work_as_celery_documents_them(system: System) -> None:
     with system.worker("-Q", "serial", "-c", "1", "-n", "alone@%h") as worker:
         queues = json.loads(system.manage("celery", "inspect", "active_queues", "--json").stdout)

@@ -125,8 +125,6 @@ def call_and_roll_back() -> list[Any]:
     return [result.state, TaskResult.objects.filter(task_id=result.id).count(), calls_left()]
 
 
-@pytest.mark.core
-@pytest.mark.core
 def test_inside_a_transaction_the_message_waits_for_the_commit(at_work: System) -> None:
     assert at_work.call(call_in_a_transaction) == [["QUEUED", None], 2]
     assert at_work.call(call_and_roll_back) == ["PENDING", 0, 0]
@@ -172,7 +170,6 @@ def send_a_hundred_messages(path: str) -> None:
     add.delay(1, 1).get(timeout=SECONDS)  # it came after them
 
 
-@pytest.mark.core
 def test_a_hundred_messages_of_one_call_run_it_once(at_work: System, tmp_path: Path) -> None:
     path = str(tmp_path / "ran")
     at_work.call(send_a_hundred_messages, path)

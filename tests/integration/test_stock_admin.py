@@ -4,9 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-from django.db import connection
-
 from tests.system import ROOT
 
 CHOSEN = (
@@ -17,7 +14,6 @@ CHOSEN = (
 PROJECTS_OWN = ("[Run]", "[Entry]", "[Counter]", "[Score]", "test_a_run")
 
 
-@pytest.mark.skipif(connection.vendor != "sqlite", reason="the look does not depend on the database")
 def test_the_pages_work_without_unfold() -> None:
     selection = f"({' or '.join(CHOSEN)}) and not ({' or '.join(PROJECTS_OWN)})"
     done = subprocess.run(
