@@ -8,6 +8,7 @@ per core.
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,8 +75,8 @@ def main() -> int:
         return 2
     if everything:
         coverage("erase")
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        outcomes = list(pool.map(run, ALL if everything else QUICK))
+    with tempfile.TemporaryDirectory(prefix="t") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        outcomes = list(pool.map(lambda part: run(part, Path(folder)), ALL if everything else QUICK))
     code = max(outcome.code for outcome in outcomes)
     if everything:
         coverage("combine", "--quiet")
@@ -88,11 +89,15 @@ def main() -> int:
     return code
 
 
-def run(part: Part) -> Outcome:
-    """Run a part to its end, with its name before each line of its output."""
+def run(part: Part, folder: Path) -> Outcome:
+    """Run a part to its end, with its name before each line of its output.
+
+    It has a folder of its own: pytest makes the common one private again each time it starts, and shuts out PostgreSQL,
+    which runs as another user, from that of the part beside it.
+    """
     started = time.monotonic()
     with subprocess.Popen(
-        part.command,
+        [*part.command, f"--basetemp={folder / part.name.replace('/', '-')}"],
         env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
