@@ -9,14 +9,14 @@ from celery import current_app
 from celery.exceptions import ImproperlyConfigured
 from django.apps import AppConfig, apps
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
 from django.db import connection
 from kombu import Connection
 
 from handbell import conf
 from handbell.celery.app import Celery
 from handbell.embedded.broker import embedded_broker
-from handbell.queues import problems_in, queue_table
+from handbell.queues import problems_in, queue_names, queue_table
 
 REQUIRED_APPS = ("django_celery_results", "django_celery_beat")
 BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket")
@@ -44,7 +44,7 @@ def celery_is_configured(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
         ]
     if list(_queues()):
         return []  # without its queues, Celery has no configuration
-    return [*_broker(app), *_result_backend(app)]
+    return [*_broker(app), *_result_backend(app), *_default_queue(app)]
 
 
 def _queues() -> Iterator[CheckMessage]:
@@ -103,6 +103,20 @@ def _broker(app: Celery) -> Iterator[CheckMessage]:
             hint="Set it to amqp://user:password@host:5672/vhost or redis://host:6379/0, or unset it to use the "
             "embedded one.",
             id="handbell.E008",
+        )
+
+
+def _default_queue(app: Celery) -> Iterator[CheckMessage]:
+    try:
+        names = queue_names()
+    except (ImportError, TypeError):
+        return  # which is reported already
+    if app.conf.task_default_queue not in names:
+        yield Warning(
+            f"CELERY_TASK_DEFAULT_QUEUE is {app.conf.task_default_queue}, which the table of queues does not have, so "
+            "`handbell up` starts no worker for tasks that name no queue.",
+            hint="Add it to the table that HANDBELL_QUEUES names, or unset CELERY_TASK_DEFAULT_QUEUE.",
+            id="handbell.W001",
         )
 
 

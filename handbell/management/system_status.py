@@ -72,13 +72,13 @@ def system_status() -> SystemStatus:
     if problem is None:
         status.workers = _workers_that_answer()
     status.queues = [QueueStatus(name) for name in queue_names()]
-    for queue in status.queues:
-        queue.workers = [worker for worker, taken in status.workers.items() if queue.name in taken]
     try:
         _read_ledger(status)
         status.database_answers = True
     except DatabaseError as error:
         status.problems.append(database_problem(error))
+    for queue in status.queues:
+        queue.workers = [worker for worker, taken in status.workers.items() if queue.name in taken]
     status.problems += [problem] if problem else _worker_problems(status)
     status.problems += _work_problems(status)
     return status
@@ -92,12 +92,15 @@ def _read_ledger(status: SystemStatus) -> None:
     status.launches |= dict(launches.values_list("status").annotate(Count("pk")))
     queues = {queue.name: queue for queue in status.queues}
     is_scheduled = Q(sent_at=None, send_after__gt=timezone.now() + SOON)
-    counted = Call.objects.filter(worker="", queue__in=queues).order_by().values("queue")
+    counted = Call.objects.filter(worker="").order_by().values("queue")
     for row in counted.annotate(
         waiting=Count("pk", filter=~is_scheduled),
         since=Min("enqueued_at", filter=~is_scheduled),
         scheduled=Count("pk", filter=is_scheduled),
     ):
+        if row["queue"] not in queues:  # Celery takes calls to any queue, also to one that the table does not have
+            queues[row["queue"]] = QueueStatus(row["queue"])
+            status.queues.append(queues[row["queue"]])
         queues[row["queue"]].add(row["waiting"], row["since"])
         queues[row["queue"]].scheduled = row["scheduled"]
     for lane in status.lanes:

@@ -144,3 +144,10 @@ def test_an_embedded_broker_that_is_not_installed(monkeypatch: pytest.MonkeyPatc
 
 def test_the_engines_own_queues_are_in_the_projects_table() -> None:
     assert {SERIAL_QUEUE, ISOLATED_QUEUE} <= set(QUEUES)
+
+
+def test_a_default_queue_that_no_worker_of_up_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "queue_names", lambda: ["serial", "isolated", "mail"])
+
+    assert ids() == ["handbell.W001"]
+    assert "CELERY_TASK_DEFAULT_QUEUE is cpu, which the table of queues does not have" in found()[0].msg

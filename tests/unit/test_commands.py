@@ -138,6 +138,18 @@ def test_status_names_a_queue_that_no_worker_takes(monkeypatch: pytest.MonkeyPat
     assert problem == "No worker takes the queue io, and 1 wait in it. `manage.py celery worker -Q io` is one."
 
 
+def test_status_names_a_queue_with_calls_that_is_not_in_the_table(monkeypatch: pytest.MonkeyPatch, sent: Sent) -> None:
+    answers(monkeypatch, {"all@host": ["cpu", "high", "io", "isolated", "serial"]})
+    tasks.fibonacci.delay(20)
+    Call.objects.update(queue="mail")
+
+    status = answered("status")
+    assert status["queues"][-1]["name"] == "mail"
+    assert status["problems"] == [
+        "No worker takes the queue mail, and 1 wait in it. `manage.py celery worker -Q mail` is one."
+    ]
+
+
 def test_status_names_lanes_and_jobs_that_are_held_up(monkeypatch: pytest.MonkeyPatch, sent: Sent) -> None:
     answers(monkeypatch, {"all@host": ["cpu", "high", "io", "isolated", "serial"]})
     Lane.objects.filter(pk=0).update(blocked_by=7)
