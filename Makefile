@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup up demo test test-all faults bench lint format lock diagrams clean
+.PHONY: help setup up demo test test-all coverage faults bench lint format lock diagrams clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -29,8 +29,11 @@ demo: setup ## run the workloads and check every outcome
 test: setup ## the tests to run often: five minutes on two cores
 	@$(RUN)/python -m tests
 
-test-all: setup ## every test, with coverage: about twenty minutes on two cores
+test-all: setup ## every test: about twenty minutes on two cores
 	@$(RUN)/python -m tests all
+
+coverage: setup ## what unit and integration tests cover, processes that they start included
+	@$(RUN)/python -m tests coverage
 
 faults: setup ## the fault tests, for as long as FAULTS_SECONDS says (120)
 	@FAULTS_SECONDS=$${FAULTS_SECONDS:-120} $(RUN)/python -m pytest tests/faults --timeout=3600

@@ -1,4 +1,5 @@
-"""The test command: `python -m tests` for the tests to run often, `python -m tests all` for every test.
+"""The test command: `python -m tests` for the tests to run often, `python -m tests all` for every test, and `python -m
+tests coverage` for what unit and integration tests cover, processes that they start included.
 
 The first are the unit tests on both databases, and of the tests of running systems those marked `core`, on SQLite and
 the embedded broker: one integration, one fault and one browser test of each kind of work. Two parts run at a time, one
@@ -51,7 +52,7 @@ def unit(program: Sequence[str]) -> list[Part]:
     ]
 
 
-def both_columns(name: str, folders: Sequence[str], program: Sequence[str] = PYTEST) -> list[Part]:
+def both_columns(name: str, folders: Sequence[str], program: Sequence[str]) -> list[Part]:
     """A part for SQLite with Valkey, and one for PostgreSQL with RabbitMQ."""
     return [
         Part(f"{name}/sqlite", ["-m", "not rabbitmq", *folders], program),
@@ -61,30 +62,32 @@ def both_columns(name: str, folders: Sequence[str], program: Sequence[str] = PYT
 
 QUICK = [Part("core", ["-m", "core and not rabbitmq", *SYSTEMS]), *unit(PYTEST)]
 ALL = [
-    *both_columns("faults+e2e", ["tests/faults", "tests/e2e"]),
-    *both_columns("integration", ["tests/integration"], program=MEASURED_PYTEST),
-    *unit(MEASURED_PYTEST),
+    *both_columns("faults+e2e", ["tests/faults", "tests/e2e"], PYTEST),
+    *both_columns("integration", ["tests/integration"], PYTEST),
+    *unit(PYTEST),
     Part("packaging", ["tests/packaging"]),
 ]
+COVERAGE = [*both_columns("integration", ["tests/integration"], MEASURED_PYTEST), *unit(MEASURED_PYTEST)]
+PLANS = {"": QUICK, "all": ALL, "coverage": COVERAGE}
 
 
 def main() -> int:
-    everything = sys.argv[1:] == ["all"]
-    if sys.argv[1:] and not everything:
-        print("usage: python -m tests [all]")
+    plan = " ".join(sys.argv[1:])
+    if plan not in PLANS:
+        print("usage: python -m tests [all | coverage]")
         return 2
-    if everything:
+    if plan == "coverage":
         coverage("erase")
     with tempfile.TemporaryDirectory(prefix="t") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        outcomes = list(pool.map(lambda part: run(part, Path(folder)), ALL if everything else QUICK))
+        outcomes = list(pool.map(lambda part: run(part, Path(folder)), PLANS[plan]))
     code = max(outcome.code for outcome in outcomes)
-    if everything:
+    if plan == "coverage":
         coverage("combine", "--quiet")
-        code = max(code, coverage("report", "--skip-covered"))  # fails below the floor that pyproject.toml names
+        code = max(code, coverage("report", "--skip-covered"))
     print()
     for outcome in outcomes:
         print(f"{outcome.seconds:6.0f} s  {'passed' if outcome.code == 0 else 'FAILED'}  {outcome.name}")
-    if not everything:
+    if plan == "":
         print(f"Left out: {left_out()} tests of running systems, and packaging. `make test-all` runs everything.")
     return code
 
