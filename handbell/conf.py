@@ -215,7 +215,7 @@ class Conf:
     CONCURRENCY: "Setting[Mapping[str, int]]" = Setting(
         COUNTS,
         dict,
-        "Processes (or threads) of workers on this machine, by queue, instead of what the table says: `celery=4,io=32`.",
+        "Processes (or threads) of workers on this machine, by queue, instead of those in the table: `celery=4,io=32`.",
         shown="as in the table",
     )
     LEASE_SECONDS = Setting(
