@@ -1,10 +1,13 @@
-"""Celery's `AMQP`, which builds the messages."""
+"""Celery's `AMQP`, which builds messages and holds the producers that send them."""
 
 from functools import cached_property
 from typing import Any
 
 from celery import Celery
 from celery.app.amqp import AMQP
+from kombu import pools
+
+from handbell.celery.configuration import producer_options
 
 
 class HandbellAMQP(AMQP):
@@ -12,3 +15,13 @@ class HandbellAMQP(AMQP):
     def _event_dispatcher(self) -> Any:
         """Celery's own, which is never used but wants a connection: no embedded broker is started for that."""
         return self.app.events.Dispatcher(Celery.connection_for_write(self.app), enabled=False)
+
+    @property
+    def producer_pool(self) -> Any:
+        """Celery's own pool, but over connections that do not wait for ever for an answer."""
+        if self._producer_pool is None:
+            options = producer_options(self.app.conf.broker_write_url or "")
+            pool: Any = pools.producers[self.app.connection_for_write(transport_options=options)]
+            pool.limit = self.app.pool.limit
+            self._producer_pool: Any = pool
+        return self._producer_pool

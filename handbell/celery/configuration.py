@@ -76,6 +76,11 @@ def broker_transport_options(broker_url: str | Sequence[str]) -> dict[str, Any]:
             "socket_timeout": SOCKET_TIMEOUT_SECONDS,
             "socket_keepalive": True,
         }
-    if is_amqp(broker_url):
-        return {"confirm_publish": True, "confirm_timeout": CONFIRM_SECONDS}
-    return {}
+    return {"confirm_publish": True} if is_amqp(broker_url) else {}
+
+
+def producer_options(broker_url: str | Sequence[str]) -> dict[str, Any]:
+    """Further options of connections that only send: without them a broker that is frozen would be waited for, for
+    ever, when it is to confirm a message or to declare a queue. For Redis, `socket_timeout` does the same.
+    """
+    return {"read_timeout": CONFIRM_SECONDS, "write_timeout": CONFIRM_SECONDS} if is_amqp(broker_url) else {}

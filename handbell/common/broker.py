@@ -36,26 +36,10 @@ def send_message(task: str, args: Sequence[Any], queue: str, what: str, priority
     options: dict[str, Any] = {} if priority is None else {"priority": priority}
     publish(
         lambda producer: current_app.send_task(
-            task,
-            args,
-            queue=queue,
-            ignore_result=True,
-            retry=False,
-            producer=producer,
-            confirm_timeout=confirm_timeout(producer),
-            **options,
+            task, args, queue=queue, ignore_result=True, retry=False, producer=producer, **options
         ),
         what,
     )
-
-
-def confirm_timeout(producer: Producer) -> float | None:
-    """For how many seconds to wait for the broker's confirmation of a message. kombu does not hand its own transport
-    option on, and without it a broker that is frozen would be waited for, for ever.
-    """
-    connection: Any = producer.connection
-    seconds: float | None = connection.transport_options.get("confirm_timeout")
-    return seconds
 
 
 def publish(message: Callable[[Producer], object], what: str) -> bool:
@@ -75,7 +59,8 @@ def publish(message: Callable[[Producer], object], what: str) -> bool:
             _publish(message)  # the connection had been cut since its last use
     except ERRORS as error:
         _Backoff.until = time.monotonic() + BACKOFF_SECONDS
-        logger.warning("%s was not sent: %s. It is sent once the broker answers.", what, error)
+        said = str(error) or "no answer"
+        logger.warning("%s was not sent: %s. It is sent once the broker answers.", what, said)
         return False
     return True
 

@@ -9,8 +9,6 @@ from celery import Celery
 from kombu import Producer, serialization
 from kombu.utils.json import dumps, loads
 
-from handbell.common.broker import confirm_timeout
-
 
 @dataclass(frozen=True)
 class Message:
@@ -53,5 +51,4 @@ class Message:
         names_a_queue = not self.options.get("exchange")  # else it is a routing key, and the queues are behind it
         is_known = self.queue in queues or (queues.create_missing and names_a_queue)
         declare = [queues[self.queue]] if is_known else []
-        attempt = {"declare": declare, "confirm_timeout": confirm_timeout(producer), "retry": False, **retry}
-        producer.publish(self.body, **self.options, **attempt)
+        producer.publish(self.body, **self.options, declare=declare, **{"retry": False, **retry})

@@ -90,6 +90,16 @@ def test_what_is_set_before_the_configuration_is_read_wins_too() -> None:
     assert (app.conf.worker_prefetch_multiplier, app.conf.beat_max_loop_interval) == (9, 2)
 
 
+def test_a_connection_that_only_sends_does_not_wait_for_ever(configured: Any) -> None:
+    """RabbitMQ only, where a connection that receives may wait for as long as it takes."""
+    app = configured(CELERY_BROKER_URL="amqp://there")
+    sends, receives = app.producer_pool.connections.connection, app.connection_for_read()
+
+    assert sends.transport_options["read_timeout"] == 2
+    assert "read_timeout" not in receives.transport_options
+    assert sends.transport_options["confirm_publish"] is receives.transport_options["confirm_publish"] is True
+
+
 def test_the_django_fixup_keeps_connections() -> None:
     assert DjangoWorkerFixup(current_app).db_reuse_max == CONNECTION_REUSES
 
