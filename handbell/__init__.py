@@ -132,6 +132,12 @@ def _load(name: str) -> Any:
             f"handbell.{name} needs Django: set DJANGO_SETTINGS_MODULE and call django.setup() first, or use it in a "
             f"module that Django loads, such as an app's tasks.py. Django says: {error}"
         ) from error
+    except RuntimeError as error:
+        if "INSTALLED_APPS" not in str(error):
+            raise
+        raise HandbellError(
+            f"handbell.{name} needs 'handbell' and 'django_celery_results' in INSTALLED_APPS. Django says: {error}"
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
+from django.core.exceptions import ImproperlyConfigured
 from django.db.models.signals import post_migrate
 
 
@@ -12,6 +13,10 @@ class HandbellConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        if not apps.is_installed("django_celery_results"):  # nothing below can be imported without it
+            raise ImproperlyConfigured(
+                "'django_celery_results' is not in INSTALLED_APPS. Add it: results are kept in its table."
+            )
         # These register themselves: system checks, tasks, and what happens when a worker starts and stops.
         from handbell import checks, sweeper  # noqa: F401, PLC0415
         from handbell.celery import batch, connections, worker  # noqa: F401, PLC0415

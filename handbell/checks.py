@@ -15,6 +15,7 @@ from kombu import Connection
 
 from handbell import conf
 from handbell.celery.app import Celery
+from handbell.celery.backend import DatabaseBackend
 from handbell.embedded.broker import embedded_broker
 from handbell.queues import problems_in, queue_names, queue_table
 
@@ -26,7 +27,10 @@ BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket")
 def settings_are_valid(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """One error per setting that cannot be used, with its name and how to fix it."""
     found: list[CheckMessage] = [Error(it.sentence, hint=it.fix, id="handbell.E001") for it in conf.problems()]
-    return [*found, *_queues(), *_project()]
+    unknown: list[CheckMessage] = [
+        Warning(it.sentence, hint=it.fix, id="handbell.W002") for it in conf.unknown_settings()
+    ]
+    return [*found, *unknown, *_queues(), *_project()]
 
 
 @register()
@@ -153,4 +157,13 @@ def _result_backend(app: Celery) -> Iterator[CheckMessage]:
             f"CELERY_RESULT_BACKEND is not a result backend that Celery can load{said}.",
             hint="Set it to redis://host:6379/1 or cache+memcached://host:11211/, or unset it to use the database.",
             id="handbell.E009",
+        )
+        return
+    if not isinstance(app.backend, DatabaseBackend):
+        yield Warning(
+            "CELERY_RESULT_BACKEND is not Handbell's, so calls of plain tasks are not recorded: they have Celery's own "
+            "guarantees.",
+            hint="Unset it, or set it to 'django-db'. If this is what you want, add 'handbell.W003' to "
+            "SILENCED_SYSTEM_CHECKS.",
+            id="handbell.W003",
         )

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -308,6 +309,19 @@ def settings_from_environment(environment: Mapping[str, str] = os.environ) -> di
         for setting in declared_settings()
         if environment.get(setting.name, "").strip()
     }
+
+
+def unknown_settings() -> list[Problem]:
+    """Names that begin as a setting of ours does, and are none."""
+    known = [setting.name for setting in declared_settings()]
+    unknown = sorted(name for name in dir(django_settings) if name.startswith(PREFIX) and name not in known)
+    endings, found = [name.removeprefix(PREFIX) for name in known], []
+    for name in unknown:
+        fix = "Remove it; `manage.py handbell settings` lists them all."
+        for similar in get_close_matches(name.removeprefix(PREFIX), endings, n=1):
+            fix = f"Did you mean {PREFIX}{similar}?"
+        found.append(Problem(name, f"{name} is no setting of Handbell.", fix))
+    return found
 
 
 def problems() -> list[Problem]:

@@ -7,6 +7,7 @@ per core.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -96,11 +97,12 @@ def run(part: Part, folder: Path) -> Outcome:
     """Run a part to its end, with its name before each line of its output.
 
     It has a folder of its own: pytest makes the common one private again each time it starts, and shuts out PostgreSQL,
-    which runs as another user, from that of the part beside it.
+    which runs as another user, from that of the part beside it. Its name goes into URLs, so only plain letters are
+    in it.
     """
     started = time.monotonic()
     with subprocess.Popen(
-        [*part.command, f"--basetemp={folder / part.name.replace('/', '-')}"],
+        [*part.command, f"--basetemp={folder / re.sub(r'[^a-z0-9]', '-', part.name)}"],
         env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

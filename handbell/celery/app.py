@@ -6,6 +6,8 @@ from typing import Any
 
 from celery import Celery as CeleryApp
 from celery.result import AsyncResult
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from kombu import Connection
 
 from handbell.celery.configuration import install_redis_transport, replace_defaults
@@ -45,6 +47,15 @@ class Celery(CeleryApp):
     def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Connection:
         self._attach_embedded_broker(CALL_SECONDS)
         return super().connection_for_write(url, **kwargs)
+
+    def create_task_cls(self) -> Any:
+        """
+        Raises:
+            django.core.exceptions.ImproperlyConfigured: Handbell is not among the installed apps.
+        """
+        if not apps.is_installed("handbell"):
+            raise ImproperlyConfigured("'handbell' is not in INSTALLED_APPS. Add it: calls are recorded in its tables.")
+        return super().create_task_cls()
 
     def _load_config(self) -> Any:
         conf = super()._load_config()  # type: ignore[misc]  # the stubs do not have it

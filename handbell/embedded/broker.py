@@ -35,7 +35,7 @@ class EmbeddedBroker:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._users_lock: IO[str] | None = None
+        self._users_lock: int | None = None  # a descriptor: it stays open until the process ends
         self._locked_by = 0
 
     @property
@@ -81,7 +81,7 @@ class EmbeddedBroker:
     def hold(self) -> None:
         """Count this process among the users, so that a server keeps running; this starts none."""
         self.prepare()
-        lock = (self.directory / "users.lock").open("w")
+        lock = os.open(self.directory / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_SH)
         self.release()  # a forked process has inherited its parent's file, and must have a lock of its own
         self._users_lock, self._locked_by = lock, os.getpid()
@@ -89,7 +89,7 @@ class EmbeddedBroker:
     def release(self) -> None:
         """Do not count among the users any longer."""
         if self._users_lock is not None:
-            self._users_lock.close()
+            os.close(self._users_lock)
             self._users_lock = None
 
     def prepare(self) -> None:

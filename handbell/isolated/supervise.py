@@ -25,7 +25,6 @@ from handbell.errors import ProcessDied
 from handbell.isolated import fork_client, sql, stop_pipe
 from handbell.isolated.doorbell import SUPERVISE, launches_doorbell
 from handbell.isolated.protocol import LaunchReport
-from handbell.queues import ISOLATED
 
 CLAIM_INTERVAL_SECONDS = 0.05  # for launches that wait, while others run
 WRITE_INTERVAL_SECONDS = 0.02  # what ends within this long is written together
@@ -34,7 +33,7 @@ OUTAGE_PAUSE_SECONDS = 0.5  # before a database that does not answer is asked ag
 logger = logging.getLogger(__name__)
 
 
-@shared_task(name=SUPERVISE, queue=ISOLATED, ignore_result=True)
+@shared_task(name=SUPERVISE, ignore_result=True)
 def supervise() -> None:
     """Run what waits, until nothing waits and nothing runs."""
     launches_doorbell.answer()
@@ -135,9 +134,13 @@ class LaunchSupervisor:
         self._next_claim = 0.0
 
     def _write_reports(self, supervisor: str) -> None:
-        """In one transaction."""
+        """In one transaction; then log those that went wrong."""
         with transaction.atomic():
             sql.finish_launches(supervisor, self.reports)
+        for it in self.reports:
+            if it.status in states.WENT_WRONG:
+                trace = (it.traceback or "").rstrip()
+                logger.error("Launch %s ended as %s: %s.\n%s", it.id, it.status, it.reason, trace)
         self.reports.clear()
 
     def _watch(self) -> None:

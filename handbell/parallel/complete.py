@@ -1,8 +1,10 @@
 """Completing a chunk: its results, the job's counts and what `save` writes, all in one transaction."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -23,6 +25,9 @@ MAX_CHUNK_CHARACTERS = 16_000_000  # of a chunk, about: they are in memory at on
 SMOOTHING = 0.6  # the weight of the newest chunk in the seconds per item
 MAX_FAILURES_KEPT = 1_000  # with their tracebacks; the count is exact all the same
 MAX_ITEM_CHARACTERS = 2_000  # of the item that is kept with its failure
+
+
+logger = logging.getLogger(__name__)
 
 
 class _ResultsRefused(Exception):
@@ -94,7 +99,16 @@ def _write_outcome(claim: ChunkClaim, outcome: ChunkOutcome, items: Sequence[Any
             load_function(job.saver)(good)
     _keep_failures(claim, outcome.failed, offsets, items)
     _update_job(claim, outcome, len(good), len(failed) + not_run, len(text))
+    if outcome.failed:
+        transaction.on_commit(partial(_log_failures, claim, outcome))
     return True
+
+
+def _log_failures(claim: ChunkClaim, outcome: ChunkOutcome) -> None:
+    """Once for the whole chunk: there may be thousands, and each is kept with the job."""
+    failed, total, first = len(outcome.failed), len(outcome.results), outcome.failed[0]
+    where = f"{claim.job.name} (job {claim.job.pk})"
+    logger.error("%s of %s items of %s failed: %s\n%s", failed, total, where, first.error, first.traceback.rstrip())
 
 
 @contextmanager

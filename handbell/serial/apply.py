@@ -75,7 +75,7 @@ class BatchApplier:
             else:
                 result = self._on_row(number, task, args, kwargs)
         except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is, it is the operation's own)
-            failure = describe_failure(operation.id, error, blocks=task is not None and task.blocks)
+            failure = describe_failure(operation, error, blocks=task is not None and task.blocks)
             self.failed.append(failure)
             return failure
         self.succeeded.append((operation.id, result))
@@ -228,5 +228,5 @@ def find_serial_task(name: str) -> SerialTask[..., Any] | None:
     return task if isinstance(task, SerialTask) else None
 
 
-def describe_failure(operation_id: int, error: BaseException, *, blocks: bool) -> OperationFailure:
-    return OperationFailure(operation_id, encode_error(error), formatted_traceback(error), blocks)
+def describe_failure(operation: PendingOperation, error: BaseException, *, blocks: bool) -> OperationFailure:
+    return OperationFailure(operation.id, operation.task, encode_error(error), formatted_traceback(error), blocks)

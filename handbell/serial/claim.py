@@ -76,7 +76,7 @@ def run_external(lane: int, claim: OperationClaim) -> None:
         try:
             succeeded.append((operation.id, encode_result(task.name, task.run(*args, **kwargs))))
         except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is, it is the operation's own)
-            failed.append(describe_failure(operation.id, error, blocks=task.blocks))
+            failed.append(describe_failure(operation, error, blocks=task.blocks))
     with transaction.atomic():
         sql.lock_lane(lane, wait=True)
         if reclaim(claim):

@@ -19,7 +19,6 @@ from handbell.common.outages import OUTAGE_ERRORS
 from handbell.conf import conf
 from handbell.errors import ProcessDied
 from handbell.models import LaneCount
-from handbell.queues import SERIAL
 from handbell.serial import doorbell, sql
 from handbell.serial.apply import BatchApplier, TransactionSpoiled, describe_failure, find_serial_task
 from handbell.serial.claim import OperationClaim, claim_operation, is_external, reclaim, run_external
@@ -36,7 +35,7 @@ CLAIM_SECONDS = 3.0  # from claiming an operation that is run one by one to havi
 logger = logging.getLogger(__name__)
 
 
-@shared_task(name=doorbell.DRAIN, queue=SERIAL, ignore_result=True)
+@shared_task(name=doorbell.DRAIN, ignore_result=True)
 def drain(lane: int) -> None:
     """Apply what waits in the lane, and then in others whose doorbell has been rung, for about a second in all."""
     end = time.monotonic() + SLICE_SECONDS
@@ -161,7 +160,7 @@ class LaneDrain:
             raise
         except Exception as error:  # noqa: BLE001  (whatever it is, it is the operation's own)
             task = find_serial_task(claim.operation.task)
-            failure = describe_failure(claim.operation.id, error, blocks=task is not None and task.blocks)
+            failure = describe_failure(claim.operation, error, blocks=task is not None and task.blocks)
             with transaction.atomic():
                 sql.lock_lane(self.lane, wait=True)
                 if reclaim(claim):
@@ -200,7 +199,7 @@ class LaneDrain:
             f"The process died {MAX_CRASHES} times while it ran this operation, and nothing of it was kept. "
             "See the worker's output, fix the task, then retry the operation."
         )
-        failure = describe_failure(first.id, error, blocks=False)
+        failure = describe_failure(first, error, blocks=False)
         sql.complete_operations(self.lane, [], [failure], timezone.now(), failed_as=states.LOST)
 
     def _note_progress(self, done: int) -> None:

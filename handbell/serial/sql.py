@@ -1,16 +1,20 @@
 """The statements of a drain: lock the lane, read what waits, record the outcomes."""
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from handbell import states
 from handbell.common.doorbell import adapt_datetime
 from handbell.conf import conf
 from handbell.serial.doorbell import doorbell_name
+
+logger = logging.getLogger(__name__)
 
 # The states are literals, not parameters, so that both databases see that the partial index applies.
 _WAITING = "lane = %s AND status IN ('queued', 'running') AND not_before IS NULL"
@@ -47,6 +51,7 @@ class OperationFailure(NamedTuple):
     """What is written of an operation that failed; `blocks` if it holds the lane from then on."""
 
     id: int
+    task: str
     error: str
     traceback: str
     blocks: bool
@@ -102,7 +107,9 @@ def complete_operations(
     *,
     failed_as: str = states.FAILED,
 ) -> None:
-    """Write results and failures of a batch; a failure that blocks holds the lane from here on."""
+    """Write results and failures of a batch; a failure that blocks holds the lane from here on. Failures are logged
+    once they are committed.
+    """
     began, now = adapt_datetime(started_at), adapt_datetime(timezone.now())
     with connection.cursor() as cursor:
         if succeeded:
@@ -115,6 +122,14 @@ def complete_operations(
             )
         blocking = next((failure.id for failure in failed if failure.blocks), None)
         cursor.execute("UPDATE handbell_lane SET drained_at = %s, blocked_by = %s WHERE id = %s", (now, blocking, lane))
+    if failed:
+        transaction.on_commit(partial(_log_failures, lane, failed_as, failed))
+
+
+def _log_failures(lane: int, failed_as: str, failures: Sequence[OperationFailure]) -> None:
+    for it in failures:
+        held = f"; lane {lane} is blocked by it" if it.blocks else ""
+        logger.error("Operation %s of %s ended as %s%s.\n%s", it.id, it.task, failed_as, held, it.traceback.rstrip())
 
 
 def _write_results(cursor: Any, succeeded: Sequence[tuple[int, str]], began: Any, now: Any) -> None:

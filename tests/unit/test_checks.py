@@ -6,10 +6,11 @@ from typing import Any
 import celery
 import pytest
 from celery import current_app
+from celery.backends.base import DisabledBackend
 from django.conf import LazySettings
 from django.core.checks import CheckMessage
 
-from handbell import checks
+from handbell import Celery, checks
 from handbell.queues import ISOLATED_QUEUE, SERIAL_QUEUE
 from tasks_app.queues import QUEUES
 
@@ -151,3 +152,22 @@ def test_a_default_queue_that_no_worker_of_up_takes(monkeypatch: pytest.MonkeyPa
 
     assert ids() == ["handbell.W001"]
     assert "CELERY_TASK_DEFAULT_QUEUE is cpu, which the table of queues does not have" in found()[0].msg
+
+
+def test_a_name_that_is_no_setting(settings: LazySettings) -> None:
+    settings.HANDBELL_LEASE_SECOND = 20
+    settings.HANDBELL_TEAPOT = True
+
+    lease, teapot = found()
+    assert (lease.id, lease.msg) == ("handbell.W002", "HANDBELL_LEASE_SECOND is no setting of Handbell.")
+    assert lease.hint == "Did you mean HANDBELL_LEASE_SECONDS?"
+    assert teapot.hint == "Remove it; `manage.py handbell settings` lists them all."
+
+
+def test_a_result_backend_that_gives_up_the_guarantees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Celery, "backend", DisabledBackend(app=current_app))
+
+    (message,) = found()
+    assert message.id == "handbell.W003"
+    assert "they have Celery's own guarantees" in str(message.msg)
+    assert "SILENCED_SYSTEM_CHECKS" in str(message.hint)

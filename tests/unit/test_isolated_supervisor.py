@@ -55,7 +55,7 @@ def in_thread(work: Callable[[], Any]) -> threading.Thread:
     return thread
 
 
-def test_everything_that_waits_is_run_and_its_outcome_kept() -> None:
+def test_everything_that_waits_is_run_its_outcome_kept_and_a_failure_logged(caplog: pytest.LogCaptureFixture) -> None:
     results = [nothing.delay(number) for number in range(40)]
     failed = fail.launch("no cover")
 
@@ -70,6 +70,10 @@ def test_everything_that_waits_is_run_and_its_outcome_kept() -> None:
     assert failed.finished_at is not None
     assert failed.finished_at >= failed.started_at >= failed.enqueued_at
     assert (failed.exit_code, failed.lease_expires_at) == (1, None)
+    (record,) = [it for it in caplog.records if it.name == "handbell.isolated.supervise"]
+    assert record.levelname == "ERROR"
+    assert record.getMessage().startswith(f"Launch {failed.pk} ended as failed: ValueError: no cover, after ")
+    assert "raise ValueError(text)" in record.getMessage()
 
 
 def test_the_flag_is_down_afterwards_and_a_doorbell_too_many_finds_nothing() -> None:

@@ -38,6 +38,16 @@ def test_a_failing_item_costs_only_itself() -> None:
         job.result(1)
 
 
+def test_the_worker_logs_how_many_items_failed_and_why_the_first_did(caplog: pytest.LogCaptureFixture) -> None:
+    job = over([1, "raise", "exit"]).map(pick).start(chunk_size=3)
+    run_jobs()
+
+    (record,) = [it for it in caplog.records if it.name == "handbell.parallel.complete"]
+    assert record.levelname == "ERROR"
+    assert record.getMessage().startswith(f"2 of 3 items of {job.name} (job {job.pk}) failed: ValueError: no good")
+    assert 'raise ValueError("no good' in record.getMessage()
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_an_item_that_kills_its_process_or_never_returns_fails_alone(threads: int) -> None:
     items = [1, "die", 2, 3, "hang", 4, "die", 5, 6, 7, "raise"]

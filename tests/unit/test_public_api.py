@@ -8,6 +8,7 @@ from pathlib import Path
 import django
 import pytest
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 import handbell
 from tests.system import ROOT
@@ -104,3 +105,38 @@ def test_without_django_it_says_what_to_do_and_works_once_that_is_done() -> None
     for name, sentence in zip(names, said, strict=True):
         assert sentence.startswith(f"handbell.{name} needs Django: set DJANGO_SETTINGS_MODULE and call django.setup()")
     assert last == "<class 'handbell.models.operation.Operation'>"
+
+
+def use_without(*missing: str) -> None:
+    """Run in a process of its own: a project that has forgotten these apps calls a task."""
+    installed = [name for name in ("django_celery_results", "django_celery_beat", "handbell") if name not in missing]
+    settings.configure(INSTALLED_APPS=installed)
+    app = handbell.Celery("mysite")
+    try:
+        django.setup()
+        app.task(print).delay()
+    except ImproperlyConfigured as error:
+        sys.stdout.write(f"{error}\n")
+    try:
+        handbell.SerialModel  # noqa: B018
+    except handbell.HandbellError as error:
+        sys.stdout.write(f"{error}\n")
+
+
+@pytest.mark.parametrize(
+    ("missing", "first"),
+    [
+        ("handbell", "'handbell' is not in INSTALLED_APPS. Add it: calls are recorded in its tables."),
+        (
+            "django_celery_results",
+            "'django_celery_results' is not in INSTALLED_APPS. Add it: results are kept in its table.",
+        ),
+    ],
+)
+def test_an_app_that_is_missing_is_named_in_a_sentence(missing: str, first: str) -> None:
+    said = _python(f"from tests.unit import test_public_api; test_public_api.use_without({missing!r})").splitlines()
+
+    assert said[0] == first
+    if missing == "handbell":
+        second = "handbell.SerialModel needs 'handbell' and 'django_celery_results' in INSTALLED_APPS. Django says: "
+        assert said[1].startswith(second)

@@ -298,3 +298,17 @@ def test_among_many_that_used_the_database_each_failure_stands_alone() -> None:
     assert names - set(PlainCounter.objects.values_list("name", flat=True)) == bad
     assert Operation.objects.filter(status="failed").count() == 5
     assert set(Operation.objects.values_list("attempts", flat=True)) == {1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_worker_logs_what_failed_and_where(caplog: pytest.LogCaptureFixture) -> None:
+    document = make(Document, words=[{"deep": []}])
+    result = spoil.delay(document.pk, "the shelf is full")
+
+    run_operations()
+
+    (record,) = [it for it in caplog.records if it.name == "handbell.serial.sql"]
+    assert record.levelname == "ERROR"
+    first_line, *trace = record.getMessage().splitlines()
+    assert first_line == f"Operation {operation(result).pk} of {spoil.name} ended as failed."
+    assert trace[-1].endswith("Broken: the shelf is full")
