@@ -38,7 +38,8 @@ def manage(*arguments: str) -> list[str]:
 
 
 def celery(*arguments: str) -> list[str]:
-    return manage("celery", *arguments)
+    """Without Celery's banner: `up` says itself what runs."""
+    return manage("celery", "--quiet", *arguments)
 
 
 def broker() -> ManagedProcess:

@@ -41,6 +41,19 @@ class SerialTask(LedgerTask[P, R_co]):
     external = False
     blocks = False  # a failure holds the lane
 
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Called directly it is the function itself, which takes a row where a call takes a key.
+
+        Raises:
+            TypeError: it is called directly with a key.
+        """
+        if self.on is not None and self.request.called_directly and args and not isinstance(args[0], self.on):
+            raise TypeError(
+                f"{self.name} called directly takes a {self.on.__name__}, not {args[0]!r}. To enqueue an operation, "
+                "write .delay(…)."
+            )
+        return super().__call__(*args, **kwargs)
+
     def apply_async(  # type: ignore[override]
         self,
         args: Sequence[Any] | None = None,

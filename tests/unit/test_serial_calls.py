@@ -196,6 +196,11 @@ def test_called_directly_it_is_the_function_itself() -> None:
     assert not Operation.objects.exists()
 
 
+def test_called_directly_with_a_key_it_says_how_to_enqueue() -> None:
+    with pytest.raises(TypeError, match=r"append called directly takes a Document, not 7\. .*write \.delay"):
+        append(7, "word")
+
+
 def test_a_signature_calls_it_too() -> None:
     result = report.s(5).set(countdown=0).delay()
 
