@@ -25,8 +25,8 @@ PARTS = {
     "cpu": "--hostname=cpu@",
     "io": "--hostname=io@",
     "isolated": "--hostname=isolated@",
-    "beat": "celery beat",
-    "flower": "celery flower",
+    "beat": "celery --quiet beat",
+    "flower": "celery --quiet flower",
     "web": "gunicorn",
 }
 
