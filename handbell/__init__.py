@@ -26,6 +26,7 @@ from handbell.errors import (
 if TYPE_CHECKING:  # the same names from the same modules as in _LOADED_FROM
     from handbell.admin.base import ReadOnlyAdmin
     from handbell.celery.app import Celery
+    from handbell.celery.status import status
     from handbell.common.broker import require_broker
     from handbell.common.secret_file import kept_secret
     from handbell.conf import settings_from_environment
@@ -79,6 +80,7 @@ __all__ = [
     "serial_task",
     "settings_from_environment",
     "states",
+    "status",
 ]
 
 #: `from MODULE import NAME` is what happens when NAME is first used.
@@ -107,6 +109,7 @@ _LOADED_FROM = {
     "require_broker": "handbell.common.broker",
     "serial_task": "handbell.serial.declare",
     "settings_from_environment": "handbell.conf",
+    "status": "handbell.celery.status",
 }
 
 if not TYPE_CHECKING:  # with it, a type checker would take every misspelt name for a public one

@@ -2,6 +2,8 @@
 
 from celery import states
 
+UNKNOWN = "unknown"
+WAITING = "waiting"
 QUEUED = "queued"
 RUNNING = "running"
 SUCCEEDED = "succeeded"
@@ -17,10 +19,9 @@ FINISHED = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, OUT_OF_MEMORY, LO
 #: Those of them in which something went wrong.
 WENT_WRONG = frozenset({FAILED, TIMED_OUT, OUT_OF_MEMORY, LOST})
 
-#: Celery's name for the state of an operation or a launch; it has none of its own for work that is recorded and has
-#: not begun.
+#: Celery's name for each state.
 TO_CELERY = {
-    QUEUED: "QUEUED",
+    QUEUED: states.PENDING,
     RUNNING: states.STARTED,
     SUCCEEDED: states.SUCCESS,
     FAILED: states.FAILURE,
@@ -31,7 +32,6 @@ TO_CELERY = {
 }
 
 _FROM_CELERY = {
-    "QUEUED": QUEUED,
     states.PENDING: QUEUED,
     states.RECEIVED: QUEUED,
     states.RETRY: QUEUED,
@@ -39,6 +39,8 @@ _FROM_CELERY = {
     states.SUCCESS: SUCCEEDED,
     states.FAILURE: FAILED,
     states.REVOKED: CANCELLED,
+    states.IGNORED: CANCELLED,
+    states.REJECTED: CANCELLED,
 }
 
 #: Celery's states by our word, for filters: {"queued": ["PENDING", …], …}.

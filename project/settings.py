@@ -44,7 +44,7 @@ if _result_backend := ENV.text(
     shown="the database",
 ):
     CELERY_RESULT_BACKEND = _result_backend
-    CELERY_TASK_TRACK_STARTED = True
+CELERY_TASK_TRACK_STARTED = True  # a task that runs is STARTED for its callers, too
 CELERY_TASK_CREATE_MISSING_QUEUES = False  # a misspelt queue is refused at the call
 CELERY_TASK_ROUTES = ["tasks_app.queues.route"]
 

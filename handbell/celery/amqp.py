@@ -1,16 +1,29 @@
 """Celery's `AMQP`, which builds messages and holds the producers that send them."""
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import pools
 
+from handbell.celery.call_run import call_run
 from handbell.celery.configuration import producer_options
 
 
 class HandbellAMQP(AMQP):
+    def _retry_publish(self, publish: Callable[..., object], *args: Any, **kwargs: Any) -> Any:
+        """A task that succeeds calls its links, and the next task of its chain, with this. It happens in the
+        transaction that stores the result (see `DatabaseBackend.mark_as_done`).
+        """
+        task = self.app.current_worker_task
+        run = task and call_run(task.request)
+        if not run:
+            return publish(*args, **kwargs)
+        run.followers.append(partial(publish, *args, **kwargs))
+        return None
+
     @cached_property
     def _event_dispatcher(self) -> Any:
         """Celery's own, which is never used but wants a connection: no embedded broker is started for that."""

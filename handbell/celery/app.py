@@ -12,7 +12,7 @@ from kombu import Connection
 
 from handbell.celery.configuration import install_redis_transport, replace_defaults
 from handbell.celery.producer import CapturingProducer
-from handbell.common.ledger_task import DATABASE_BACKEND
+from handbell.common.ledger_task import DATABASE_BACKEND, LedgerTask
 from handbell.embedded.broker import CALL_SECONDS, embedded_broker
 
 install_redis_transport()
@@ -56,6 +56,26 @@ class Celery(CeleryApp):
         if not apps.is_installed("handbell"):
             raise ImproperlyConfigured("'handbell' is not in INSTALLED_APPS. Add it: calls are recorded in its tables.")
         return super().create_task_cls()
+
+    def _task_from_fun(  # type: ignore[override]
+        self, fun: Any, name: Any = None, base: Any = None, bind: bool = False, **options: Any
+    ) -> Any:
+        return super()._task_from_fun(fun, name, base and self._recorded(base), bind, **options)
+
+    def register_task(self, task: Any, **options: Any) -> Any:
+        task = task() if isinstance(task, type) else task
+        task.__class__ = self._recorded(type(task))
+        return super().register_task(task, **options)
+
+    def _recorded(self, base: Any) -> Any:
+        """A class of tasks as it is, or with what records calls, if it is derived from Celery's class and not from
+        ours: `class MyTask(celery.Task)` is as documented as `class MyTask(app.Task)`.
+        """
+        from handbell.celery.task import PlainTask  # noqa: PLC0415  (it needs Django's app registry)
+
+        if issubclass(base, PlainTask | LedgerTask):
+            return base
+        return type(base.__name__, (base, self.Task), {"__module__": base.__module__, "abstract": True})
 
     def _load_config(self) -> Any:
         conf = super()._load_config()  # type: ignore[misc]  # the stubs do not have it

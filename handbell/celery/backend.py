@@ -7,14 +7,17 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from celery import states as celery_states
 from celery.app.task import Context
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import NotRegistered, TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import GroupResult
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import F
 from django.utils import timezone
@@ -23,6 +26,7 @@ from django_celery_results.models import ChordCounter, TaskResult  # type: ignor
 
 from handbell import states
 from handbell.celery import chords
+from handbell.celery.call_run import call_run
 from handbell.common.codec import storable
 from handbell.common.doorbell import adapt_datetime
 from handbell.common.outages import retry_through_outage
@@ -30,12 +34,14 @@ from handbell.common.polling import poll
 from handbell.models import Call, Launch, Operation
 from handbell.plain import sql
 from handbell.plain.db_retry import store_or_exit
-from handbell.plain.message import Message
-from handbell.plain.outbox import publish_call
+from handbell.plain.enqueue import retry_call
 from handbell.plain.result_buffer import buffer_result
 from handbell.queues import ISOLATED, SERIAL
 
 MAX_RESULT_POLL_SECONDS = 0.03  # between two looks at a result that somebody waits for
+PROCESS_KEYS = {"pid", "thread", "hostname"}  # what a claim says of the process that runs the task
+#: States of a task that has ended itself without a result.
+ENDED_BY_TASK = frozenset({celery_states.IGNORED, celery_states.REJECTED})
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +52,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         return {
             "task_id": headers["id"],
             "task_name": headers["task"],
-            "status": sql.CELERY_QUEUED,
+            "status": celery_states.PENDING,
             "task_args": self._text(headers["argsrepr"]),
             "task_kwargs": self._text(headers["kwargsrepr"]),
             "periodic_task_name": periodic_task,
@@ -84,13 +90,18 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         store_result: bool = True,
         state: str = celery_states.SUCCESS,
     ) -> None:
-        """Store a result and, in the same transaction, what follows from it for a chord.
+        """Store a result and, in the same transaction, what follows from it: for a chord, and for whatever is linked or
+        chained to the task.
 
         If the database cannot be reached for a minute, see `store_or_exit`: a task that has succeeded is never said to
         have failed.
         """
+        run = call_run(request)
+        if run and run.retry:  # it asked to be run again, and returned
+            self.mark_as_retry(task_id, None, request=request)
+            return
         stored = store_result and not (request and request.ignore_result)
-        if stored and not (request and request.chord):
+        if stored and not (request and request.chord) and not (run and run.followers):
             changes = self._changes(self.encode_result(result, state), state, None, request)
             if buffer_result(task_id, changes):
                 return
@@ -106,14 +117,19 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         call_errbacks: bool = True,
         state: str = celery_states.FAILURE,
     ) -> None:
-        """Store a failure and, in the same transaction, what follows from it for a chord and a chain; then call the
-        errbacks. All of it once, however often the same failure is reported.
+        """Store a failure and, in the same transaction, what follows from it for a chord and a chain, and the calls of
+        its errbacks. All of it once, however often the same failure is reported. Errbacks that take the request and the
+        error are functions: they run here, when the failure is stored.
         """
-        failure = f"The failure of {task_id}"
-        if not store_or_exit(lambda: self._end(task_id, exc, state, traceback, request, store_result), failure):
+        run = call_run(request)
+        if run and run.retry:  # it asked to be run again, and then raised another error
+            self.mark_as_retry(task_id, exc, traceback, request)
             return
-        if request and call_errbacks and request.errbacks:
-            self._call_task_errbacks(request, exc, traceback)
+        here, sent = self._errbacks(request) if request and call_errbacks else ([], [])
+        failure = f"The failure of {task_id}"
+        ended = store_or_exit(lambda: self._end(task_id, exc, state, traceback, request, store_result, sent), failure)
+        if ended and here:
+            self._call_task_errbacks(_with_errbacks(request, here), exc, traceback)
 
     def mark_as_revoked(
         self,
@@ -125,19 +141,65 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
     ) -> None:
         retry_through_outage(lambda: self._end(task_id, TaskRevokedError(reason), state, None, request, store_result))
 
+    def end_without_result(self, request: Context, state: str, *, requeue: bool = False) -> bool:
+        """Write that a call which this process runs is over without a result; False if it is not ours any more.
+
+        The state changes unless the task has given itself one. A call that is to be requeued waits again instead, and
+        so does one that has asked for a retry.
+        """
+        run, task_id = call_run(request), str(request.id)
+        if run and run.retry:
+            self.mark_as_retry(task_id, None, request=request)
+            return True
+        if requeue:
+            return retry_through_outage(lambda: sql.give_back(task_id))
+        changes = {**self._changes(None, state, None, request), "date_started": None, "worker": None}
+        return retry_through_outage(lambda: sql.end_claim(task_id, changes, keep_custom_state=state in ENDED_BY_TASK))
+
     def _end(
-        self, task_id: str, result: Any, state: str, traceback: str | None, request: Context | None, stored: bool
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: str | None,
+        request: Context | None,
+        stored: bool,
+        errbacks: Sequence[Any] = (),
     ) -> bool:
+        run = call_run(request)
+        followers = run.followers if run and state == celery_states.SUCCESS else []
         chain = request and state != celery_states.SUCCESS and request.chain
-        scope = transaction.atomic() if request and (request.chord or chain) else nullcontext()
-        with scope:
+        several_writes = request and (request.chord or chain or followers or errbacks)
+        if run and request and followers:
+            run.forget_followers(request.children)  # of an attempt that the database did not take
+        with transaction.atomic() if several_writes else nullcontext():
+            for call in followers:
+                call()
             if stored and not self._store(task_id, self.encode_result(result, state), state, traceback, request):
+                if several_writes:
+                    transaction.set_rollback(True)
                 return False
             if request and request.chord:
                 self.on_chord_part_return(request, state, result)
             if chain:
                 self._fail_chain(chain, result, traceback, store_result=stored, state=state)
+            if errbacks:
+                self._call_task_errbacks(_with_errbacks(request, errbacks), result, traceback)
         return True
+
+    def _errbacks(self, request: Context) -> tuple[list[Any], list[Any]]:
+        """The errbacks that Celery calls as functions (see its `_call_task_errbacks`), and those that it sends."""
+        here: list[Any] = []
+        sent: list[Any] = []
+        for errback in request.errbacks or ():
+            signature: Any = self.app.signature(errback)
+            try:
+                header = getattr(signature.type, "__header__", None)
+                is_function = header and not isinstance(header, partial) and self._errback_arity_greater(signature, 1)
+            except NotRegistered:
+                is_function = False
+            (here if is_function else sent).append(errback)
+        return here, sent
 
     def on_chord_part_return(self, request: Context, state: str, result: Any, **kwargs: Any) -> None:
         """Count a part of a chord that has just ended; the last one calls the body."""
@@ -153,9 +215,23 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
         """Begin to count; a chord that is begun a second time, by a task that runs again, is the same one."""
-        group_id = getattr(header_result_args, "id", None) or header_result_args[0]
-        if not ChordCounter.objects.filter(group_id=group_id).exists():
-            super().apply_chord(header_result_args, body, **kwargs)
+        is_result = isinstance(header_result_args, GroupResult)
+        header: Any = header_result_args if is_result else self.app.GroupResult(*header_result_args)
+        ChordCounter.objects.get_or_create(
+            group_id=header.id,
+            defaults={
+                "sub_tasks": json.dumps([result.as_tuple() for result in header]),
+                "count": body.get("chord_size") or chords.count_parts(header),
+            },
+        )
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        """Count one more part of a chord, for a task that is one itself and has not ended."""
+        with transaction.atomic():
+            counter = ChordCounter.objects.using(DEFAULT_DB_ALIAS).select_for_update().get(group_id=chord_id)
+            counter.sub_tasks = json.dumps([*json.loads(counter.sub_tasks), result.as_tuple()])
+            counter.count += 1
+            counter.save()
 
     def _store_result(
         self,
@@ -166,23 +242,25 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         request: Context | None = None,
         using: str | None = None,
     ) -> Any:
-        """Store a state, unless the task has ended. A retry's message is sent now that its state is stored.
+        """Store a state, unless the task has ended. With the state RETRY, the call is written that runs it again.
 
         With `task_track_started` Celery says STARTED before it runs a task. For a call of the ledger that is left out:
         its claim writes the same, and only if nobody else runs it.
         """
         if status == celery_states.STARTED and self._is_claimed_later(request):
             return result
-        retry_through_outage(lambda: self._store(task_id, result, status, traceback, request))
-        if status == celery_states.RETRY:
-            call = Call.objects.filter(task_id=task_id, worker="", sent_at=None).first()
-            message = Message.from_json(call.message) if call else None
-            if message and not sql.is_deferred(message):
-                publish_call(message)
+        run = call_run(request)
+        if status == celery_states.RETRY and run and run.retry:
+            changes = self._changes(result, status, traceback, request)
+            message = run.retry
+            retry_through_outage(lambda: retry_call(message, changes))
+        else:
+            retry_through_outage(lambda: self._store(task_id, result, status, traceback, request))
         return result
 
     def _is_claimed_later(self, request: Context | None) -> bool:
-        if request is None or getattr(request, "claimed", None) is True:
+        run = call_run(request)
+        if request is None or (run is not None and run.has_begun):
             return False
         name = getattr(request, "task", None)
         return isinstance(self.app.tasks.get(name), self.app.Task)  # a PlainTask, which claims when it is called
@@ -226,44 +304,63 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         return meta
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        """The state of a task, an operation or a launch. An id that is none of them has the state PENDING, which is
-        Celery's unknown.
+        """The state of a task, an operation or a launch. What waits is PENDING, and so is, as in Celery, an id that
+        nobody knows; a task that runs is STARTED only where `task_track_started` is on.
         """
         meta = dict(super()._get_task_meta_for(task_id))
-        if meta["status"] == celery_states.PENDING:
+        if meta["date_done"] is None:  # there is no such row
             operation = Operation.objects.filter(task_id=task_id).first()
             if operation is not None:
                 return dict(self.meta_from_decoded(_operation_meta(operation)))
             launch = Launch.objects.filter(task_id=task_id).first()
             if launch is not None:
                 return dict(self.meta_from_decoded(_launch_meta(launch)))
+        if meta["status"] == celery_states.STARTED and not self._shows_start(meta["task_name"], meta["result"]):
+            return {**meta, "status": celery_states.PENDING, "result": None}
         return meta
+
+    def _shows_start(self, name: str | None, info: Any) -> bool:
+        """Whether a task that runs is STARTED for its callers: where that is tracked, or if it has said so itself."""
+        task = self.app.tasks.get(name)
+        is_of_claim = info is None or (isinstance(info, dict) and info.keys() == PROCESS_KEYS)
+        return not is_of_claim or bool(task.track_started if task else self.app.conf.task_track_started)
+
+    def task_result_exists(self, task_id: str) -> bool:
+        return any(model.objects.filter(task_id=task_id).exists() for model in (TaskResult, Operation, Launch))
 
     def wait_for(
         self,
         task_id: str,
         timeout: float | None = None,
-        interval: float = MAX_RESULT_POLL_SECONDS,
+        interval: float = 0.5,
         no_ack: bool = True,
         on_interval: Any = None,
     ) -> dict[str, Any]:
-        """Wait for a result, looking often at first and then every `interval` seconds, or more often.
+        """Wait for a result, looking often; `on_interval` is called every `interval` seconds.
 
         Raises:
             celery.exceptions.TimeoutError: it was not there within `timeout` seconds.
         """
         self._ensure_not_eager()
         meta: dict[str, Any] = {}
+        next_call = time.monotonic() + interval
 
         def is_ready() -> bool:
+            nonlocal next_call
             meta.update(self.get_task_meta(task_id))
-            if meta["status"] not in celery_states.READY_STATES and on_interval:
-                on_interval()
+            has_failed = meta["status"] in celery_states.PROPAGATE_STATES
+            if on_interval and (has_failed or time.monotonic() >= next_call):
+                next_call = time.monotonic() + interval
+                on_interval()  # it raises the error of a task before this one, if that is why this one has failed
             return meta["status"] in celery_states.READY_STATES
 
         if not poll(is_ready, timeout, min(interval, MAX_RESULT_POLL_SECONDS)):
             raise CeleryTimeoutError("The operation timed out.")
         return meta
+
+
+def _with_errbacks(request: Context | None, errbacks: Sequence[Any]) -> Context:
+    return Context({**vars(request), "errbacks": list(errbacks)})
 
 
 def _operation_meta(operation: Operation) -> dict[str, Any]:

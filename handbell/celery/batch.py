@@ -4,8 +4,10 @@ import time
 from typing import Any
 
 from celery import Task, current_app, shared_task
+from celery.app.task import Context
 from celery.app.trace import trace_task
 
+from handbell.celery.call_run import CallRun
 from handbell.plain.batching import RUN_BATCH, batch_doorbell, claim_batch
 from handbell.plain.message import Message
 from handbell.plain.result_buffer import buffered_results
@@ -33,5 +35,6 @@ def run_batch(self: Task[..., Any], name: str) -> None:
 
 def run_message(task: Any, message: Message, hostname: str) -> None:
     """Run a claimed call as a worker's process runs a task whose message it has received."""
-    request = {**message.request(), "hostname": hostname, "is_eager": False, "claimed": "already"}
-    trace_task(task, request["id"], request["args"], request["kwargs"], request, app=current_app)
+    request = message.request()
+    here = {"hostname": hostname, "is_eager": False, "headers": Context(request).headers or {}, "call_run": CallRun()}
+    trace_task(task, request["id"], request["args"], request["kwargs"], {**request, **here}, app=current_app)

@@ -7,11 +7,13 @@ from celery import Celery
 from celery.result import AsyncResult
 from celery.utils import uuid
 from django.db import transaction
+from kombu.exceptions import ContentDisallowed
+from kombu.serialization import prepare_accept_content
 
 from handbell.celery.backend import DatabaseBackend
+from handbell.celery.call_run import call_run
 from handbell.celery.producer import CapturingProducer
 from handbell.celery.task import is_recorded
-from handbell.plain import sql
 from handbell.plain.batching import can_be_batched
 from handbell.plain.enqueue import enqueue_call
 from handbell.plain.message import Message
@@ -34,39 +36,44 @@ def send_task(
 
     Raises:
         kombu.exceptions.EncodeError: the arguments are not what the serializer can hold.
+        kombu.exceptions.ContentDisallowed: workers do not accept what the serializer makes.
     """
     task = options.get("task_type") or app.tasks.get(name)
     if not is_recorded(task, options.get("ignore_result")) or options.get("connection"):
         return _send_unrecorded(app, send, name, args, kwargs, **options)
-    on_conflict = _on_conflict(app, options.get("task_id"))
     options.update(task_id=options.get("task_id") or uuid(), producer=(producer := CapturingProducer()), retry=False)
     result = send(name, args, kwargs, **options)
     assert producer.captured is not None
-    _enqueue(app, task, producer.captured, on_conflict)
+    _refuse_what_workers_refuse(app, producer.captured)
+    if not _is_retry(app, producer.captured):
+        _enqueue(app, task, producer.captured)
     return result
 
 
-def _enqueue(app: Celery, task: Any, message: Message, on_conflict: str) -> None:
+def _refuse_what_workers_refuse(app: Celery, message: Message) -> None:
+    content_type = message.options["content_type"]
+    if content_type not in (prepare_accept_content(app.conf.accept_content) or ()):
+        raise ContentDisallowed(
+            f"{message.task} is not called: workers do not accept {content_type}. Use another serializer, or add this "
+            "one to CELERY_ACCEPT_CONTENT."
+        )
+
+
+def _is_retry(app: Celery, message: Message) -> bool:
+    """Whether a running task calls itself with its own id: then it runs again once this run has ended."""
+    task = app.current_worker_task
+    run = task and task.request.id == message.task_id and call_run(task.request)
+    if run:
+        run.retry = message
+    return bool(run)
+
+
+def _enqueue(app: Celery, task: Any, message: Message) -> None:
     backend = app.backend
     assert isinstance(backend, DatabaseBackend)
     row = backend.new_result_row(message.headers, message.queue, message.headers.get("periodic_task_name"))
-    batch_key = str(message.headers["task"]) if can_be_batched(task, message) else ""
-    enqueue_call(row, message, on_conflict, batch_key)
-
-
-def _on_conflict(app: Celery, task_id: str | None) -> str:
-    """What a call with an id that is there already means.
-
-    Within a task, such ids are those of a canvas, frozen when it was made: a second run of the same step starts
-    nothing twice. A task's own id is a retry, or what takes its place. From elsewhere it is a request to run
-    the task again.
-    """
-    if task_id is None:
-        return sql.KEEP_EXISTING
-    task = app.current_worker_task
-    if task is None:
-        return sql.REPLACE_FINISHED
-    return sql.REPLACE_UNFINISHED if task.request.id == task_id else sql.KEEP_EXISTING
+    batch_key = message.task if can_be_batched(task, message) else ""
+    enqueue_call(row, message, batch_key)
 
 
 def _send_unrecorded(app: Celery, send: SendTask, *call: Any, **options: Any) -> AsyncResult[Any]:

@@ -46,6 +46,11 @@ def _joined(backend: "DatabaseBackend", results: Any) -> list[Any]:
     return _values(results, found)
 
 
+def count_parts(results: Any) -> int:
+    """How many tasks have to end before a chord's body is called: a part that ends in a group counts as many."""
+    return sum(1 for _ in _leaves(results))
+
+
 def _leaves(results: Any) -> Iterator[Any]:
     for result in results.results:
         if isinstance(result, GroupResult):

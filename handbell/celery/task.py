@@ -3,13 +3,16 @@
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery import states
 from celery.contrib.django.task import DjangoTask
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from celery.utils.log import get_logger
-from django.db import connections
+from django.db import connections, transaction
 
 from handbell.celery.backend import DatabaseBackend
+from handbell.celery.call_run import CallRun, call_run
 
+REPLACED = "Replaced by new task"  # as Celery says it
 logger = get_logger(__name__)
 
 
@@ -24,22 +27,64 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """In a worker, claim the call and run it; anywhere else, call the function itself."""
         request: Any = self.request
-        if request.called_directly or request.is_eager or getattr(request, "claimed", None) is True:
+        run = call_run(request)
+        is_here = request.called_directly or request.is_eager or (run is not None and run.has_begun)
+        if is_here or not isinstance(self.app.backend, DatabaseBackend):
             return super().__call__(*args, **kwargs)
-        try:
+        is_claimed = run is not None  # with others (see batch.py)
+        run = request.call_run = run or CallRun()
+        run.has_begun = True
+        if not is_claimed:
             self._claim(request)
-            return self.run(*args, **kwargs)
+        return self._run(request, run, args, kwargs)
+
+    def _run(self, request: Any, run: CallRun, args: Any, kwargs: Any) -> Any:
+        result = None
+        try:
+            result = self.run(*args, **kwargs)
         except SoftTimeLimitExceeded:
             drop_connections()  # before the failure is stored: what was interrupted may be a BEGIN or a COMMIT
             raise
+        except Reject as reject:
+            self._end_without_result(request, states.REJECTED, requeue=bool(getattr(reject, "requeue", False)))
+            raise
+        except Ignore:
+            if run.replacement is None:
+                self._end_without_result(request, states.IGNORED)
+                raise
+        if run.replacement is not None:
+            self._call_replacement(request, run)
+        return result
 
     def _claim(self, request: Any) -> None:
-        claimed, request.claimed = getattr(request, "claimed", None), True
-        if claimed is None and is_recorded(self, request.ignore_result):
+        if is_recorded(self, request.ignore_result):
             backend: Any = self.app.backend
             if not backend.claim(request):
                 logger.info("%s %s is dropped: it has run, or runs elsewhere.", self.name, request.id)
                 raise Ignore
+
+    def _end_without_result(self, request: Any, state: str, *, requeue: bool = False) -> None:
+        if is_recorded(self, request.ignore_result):
+            backend: Any = self.app.backend
+            backend.end_without_result(request, state, requeue=requeue)
+
+    def on_replace(self, sig: Any) -> Any:
+        """What `self.replace` ends with: the signature is called when the run has ended."""
+        request: Any = self.request
+        run = call_run(request)
+        if run is None or not is_recorded(self, request.ignore_result):
+            return super().on_replace(sig)
+        run.replacement = sig
+        raise Ignore(REPLACED)
+
+    def _call_replacement(self, request: Any, run: CallRun) -> None:
+        """Give the call's id free and, in the same transaction, call the signature that takes its place and its id."""
+        backend: Any = self.app.backend
+        request.call_run = None
+        with transaction.atomic():
+            if backend.end_without_result(request, states.PENDING):
+                run.replacement.delay()
+        raise Ignore(REPLACED)
 
 
 def drop_connections() -> None:

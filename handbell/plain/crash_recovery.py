@@ -8,6 +8,7 @@ from celery.worker.request import Request
 from django.db import Error
 from django.db.models import Q
 
+from handbell.common.doorbell import adapt_datetime
 from handbell.common.worker_id import WORKER_ID, child_claimant
 from handbell.errors import ProcessDied
 from handbell.models import Call, Worker
@@ -57,7 +58,7 @@ def recover_call(task_id: str, worker: str, reason: str) -> None:
     task = current_app.tasks.get(name)
     if crash_count < getattr(task, "max_crashes", 1):
         logger.warning("%s %s runs again: %s.", name, task_id, reason)
-        publish_call(message)
+        publish_call(message, adapt_datetime(call.enqueued_at))
         return
     lost = ProcessDied(
         f"lost: {reason}, as it did before, {crash_count} times in all" if crash_count > 1 else f"lost: {reason}"

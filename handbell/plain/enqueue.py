@@ -6,30 +6,52 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from django.db import transaction
 from django.utils import timezone
 
+from handbell.common.doorbell import adapt_datetime
+from handbell.models import Call
 from handbell.plain import sql
 from handbell.plain.batching import batch_doorbell
 from handbell.plain.message import Message
-from handbell.plain.outbox import publish_call
+from handbell.plain.outbox import publish_after_commit
 
 logger = logging.getLogger(__name__)
 
 
-def enqueue_call(result: Mapping[str, Any], message: Message, on_conflict: str, batch_key: str) -> None:
+def enqueue_call(result: Mapping[str, Any], message: Message, batch_key: str) -> None:
     """Write a call and the row of its `result`, and see to it that its message is sent.
 
-    `on_conflict` says what a second call with the same id does (see `sql`). With a `batch_key` no message of its own is
-    sent: it rings the doorbell of all calls with that key.
+    A call with this id that has not ended yet is left as it is. With a `batch_key` no message of its own is sent: it
+    rings the doorbell of all calls with that key.
     """
-    now, headers = timezone.now(), message.headers
-    is_retry = on_conflict == sql.REPLACE_UNFINISHED and headers.get("retries")
-    is_deferred = sql.is_deferred(message)
-    send_after = message.eta - sql.SEND_EARLY if message.eta and is_deferred else now + sql.UNSENT_AFTER
-    if not sql.insert_call(result, message.queue, message.as_json(), send_after, on_conflict, batch_key):
-        logger.info("%s %s was called before; nothing is sent twice.", headers["task"], headers["id"])
+    call = new_call(message, batch_key)
+    if not sql.insert_call(result, call):
+        logger.warning("%s %s has been called and has not ended: it is not called again.", message.task, call.task_id)
     elif batch_key:
         batch_doorbell(batch_key, message.queue).ring_after_commit()
-    elif not is_deferred and not is_retry:  # a retry's is sent when the run that asks for it has ended
-        transaction.on_commit(lambda: publish_call(message), robust=True)
+    elif not sql.is_deferred(message):
+        publish_after_commit(message, adapt_datetime(call.enqueued_at))
+
+
+def retry_call(message: Message, changes: Mapping[str, Any]) -> bool:
+    """Have a call that this process has claimed run again, by this message, and write these `changes` to its result's
+    row; False if the call is not ours any more.
+    """
+    call = new_call(message)
+    is_ours = sql.retry_call(call, changes)
+    if is_ours and not sql.is_deferred(message):
+        publish_after_commit(message, adapt_datetime(call.enqueued_at))
+    return is_ours
+
+
+def new_call(message: Message, batch_key: str = "") -> Call:
+    """The row of a call that nobody has sent yet."""
+    now, eta = timezone.now(), message.eta
+    return Call(
+        task_id=message.task_id,
+        queue=message.queue,
+        message=message.as_json(),
+        enqueued_at=now,
+        send_after=eta - sql.SEND_EARLY if eta and sql.is_deferred(message) else now + sql.UNSENT_AFTER,
+        batch_key=batch_key,
+    )

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from celery import Celery
+from celery import Celery, current_app
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Producer, serialization
 from kombu.utils.json import dumps, loads
 
@@ -27,9 +28,18 @@ class Message:
         return dict(self.options["headers"])
 
     @property
+    def task(self) -> str:
+        return str(self.options["headers"]["task"])
+
+    @property
+    def task_id(self) -> str:
+        return str(self.options["headers"]["id"])
+
+    @property
     def eta(self) -> datetime | None:
-        text = self.headers.get("eta")
-        return datetime.fromisoformat(text) if text else None
+        """As a worker reads it: without a time zone, it is in Celery's."""
+        moment = maybe_iso8601(self.headers.get("eta"))
+        return maybe_make_aware(moment, current_app.timezone) if moment else None
 
     def request(self) -> dict[str, Any]:
         """What a worker makes of the message: the task's request."""

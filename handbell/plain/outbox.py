@@ -4,22 +4,58 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from celery import Celery, current_app
+from django.db import connection, transaction
 
 from handbell.common import broker
 from handbell.plain import sql
 from handbell.plain.message import Message
 
 CONFIRM_INTERVAL_SECONDS, MAX_UNCONFIRMED = 0.2, 100
+#: From a call to its message: if there are so many, or their transaction takes so long, the sweeper is told to wait.
+LATE_SECONDS = sql.UNSENT_AFTER.total_seconds() / 4
 
 
-def publish_call(message: Message) -> bool:
-    """Send a message, and write that the broker has confirmed it. If it does not, the sweeper sends it later."""
-    headers = message.headers
-    if not broker.publish(partial(message.publish, current_app), f"{headers['task']} {headers['id']}"):
+class _Outbox(threading.local):
+    """The calls that this thread has recorded and not sent yet; at `late_at` the sweeper is told to leave them."""
+
+    def __init__(self) -> None:
+        self.task_ids: list[str] = []
+        self.late_at = 0.0
+
+
+_outbox = _Outbox()
+
+
+def publish_after_commit(message: Message, enqueued_at: Any) -> None:
+    """Send the message of a call once its row is committed."""
+    if not connection.run_on_commit:  # the first of a transaction
+        _outbox.task_ids, _outbox.late_at = [], time.monotonic() + LATE_SECONDS
+    _outbox.task_ids.append(message.task_id)
+    transaction.on_commit(lambda: _publish_now(message, enqueued_at), robust=True)
+
+
+def _publish_now(message: Message, enqueued_at: Any) -> None:
+    many = len(_outbox.task_ids) > 1
+    if many and time.monotonic() > _outbox.late_at:
+        sql.delay_sweeper(_outbox.task_ids)
+        _outbox.late_at = time.monotonic() + sql.LOST_AFTER.total_seconds() / 2
+    publish_call(message, enqueued_at)
+    if message.task_id == _outbox.task_ids[-1]:
+        _outbox.task_ids = []
+        if many:
+            _Confirmations.write()
+
+
+def publish_call(message: Message, enqueued_at: Any) -> bool:
+    """Send the message of the call that was recorded at `enqueued_at`, and write that the broker has confirmed it. If
+    it does not, the sweeper sends it later.
+    """
+    if not broker.publish(partial(message.publish, current_app), f"{message.task} {message.task_id}"):
         return False
-    _Confirmations.add(headers["id"])
+    _Confirmations.add(message.task_id, enqueued_at)
     return True
 
 
@@ -50,16 +86,21 @@ class _Confirmations:
     Those that are still to be written when a process ends are sent a second time by the sweeper, to no effect.
     """
 
-    task_ids: list[str] = []
+    sent: list[tuple[str, Any]] = []
     written_at = 0.0
     lock = threading.Lock()
 
     @classmethod
-    def add(cls, task_id: str) -> None:
+    def add(cls, task_id: str, enqueued_at: Any) -> None:
         with cls.lock:
-            cls.task_ids.append(task_id)
-            now = time.monotonic()
-            if now - cls.written_at < CONFIRM_INTERVAL_SECONDS and len(cls.task_ids) < MAX_UNCONFIRMED:
-                return
-            confirmed, cls.task_ids, cls.written_at = cls.task_ids, [], now
-        sql.confirm_sent(confirmed)
+            cls.sent.append((task_id, enqueued_at))
+            is_due = time.monotonic() - cls.written_at > CONFIRM_INTERVAL_SECONDS or len(cls.sent) >= MAX_UNCONFIRMED
+        if is_due:
+            cls.write()
+
+    @classmethod
+    def write(cls) -> None:
+        with cls.lock:
+            confirmed, cls.sent, cls.written_at = cls.sent, [], time.monotonic()
+        if confirmed:
+            sql.confirm_sent(confirmed)

@@ -1,38 +1,33 @@
 """The statements of plain tasks: each changes the state of one call, in one statement, and says whether it did."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from celery import states as celery_states
 from django.db import connection, transaction
 from django.utils import timezone
 
-from handbell import states
 from handbell.common.doorbell import adapt_datetime
-from handbell.common.worker_id import WORKER_ID
+from handbell.common.worker_id import WORKER_ID, child_claimant
 from handbell.models import Call
 from handbell.plain.message import Message
 
-CELERY_QUEUED = states.TO_CELERY[states.QUEUED]
 FINAL_STATES = "('SUCCESS', 'FAILURE', 'REVOKED')"
 RESULTS_TABLE = "django_celery_results_taskresult"
 
 UNSENT_AFTER = timedelta(seconds=2)  # if the caller has not sent the message by then, the sweeper does
 LOST_AFTER = timedelta(seconds=30)  # a message that nobody has received by then may be lost
+MAX_IDS = 500  # in a statement
 SEND_EARLY = timedelta(seconds=30)  # a call with an ETA is sent this long before it is due
 
-#: What a second call with an id that is there already does: nothing, or take the place of a call that has finished, or
-#: of one that has not.
-KEEP_EXISTING = "FALSE"
-REPLACE_FINISHED = f"{RESULTS_TABLE}.status IN {FINAL_STATES}"
-REPLACE_UNFINISHED = f"{RESULTS_TABLE}.status NOT IN {FINAL_STATES}"
-
 _CALL = "task_id, queue, message, enqueued_at, send_after, batch_key, worker, crash_count"
-_REPLACE_CALL = """
-    ON CONFLICT (task_id) DO UPDATE SET queue = excluded.queue, message = excluded.message, sent_at = NULL,
-        enqueued_at = excluded.enqueued_at, send_after = excluded.send_after, batch_key = excluded.batch_key,
-        worker = ''
+_INSERT_CALL = f"INSERT INTO handbell_call ({_CALL}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (task_id) "
+_RETRY_CALL = f"""
+    {_INSERT_CALL} DO UPDATE SET queue = excluded.queue, message = excluded.message, sent_at = NULL,
+        enqueued_at = excluded.enqueued_at, send_after = excluded.send_after, batch_key = '', worker = ''
+    WHERE handbell_call.worker IN (%s, %s)
 """
 _CLAIM = "UPDATE handbell_call SET worker = %s {async_commit} WHERE task_id = %s AND worker = ''"
 #: This commit does not wait for the disk. A crash of the database may lose the claim; the call is
@@ -42,6 +37,15 @@ _START = f"""
     UPDATE {RESULTS_TABLE} SET status = 'STARTED', worker = %s, date_started = %s, date_done = %s, result = %s,
         traceback = NULL
     {{mine}} WHERE {RESULTS_TABLE}.task_id = {{id}} AND status NOT IN {FINAL_STATES}
+"""
+_CONFIRM_ONE = """
+    UPDATE handbell_call SET sent_at = %s, send_after = %s
+    WHERE task_id = %s AND enqueued_at = %s AND sent_at IS NULL AND worker = ''
+"""
+_CONFIRM_MANY_POSTGRES = """
+    UPDATE handbell_call AS c SET sent_at = %s, send_after = %s
+    FROM unnest(%s::text[], %s::timestamptz[]) AS sent(task_id, enqueued_at)
+    WHERE c.task_id = sent.task_id AND c.enqueued_at = sent.enqueued_at AND c.sent_at IS NULL AND c.worker = ''
 """
 _DELETE = "DELETE FROM handbell_call WHERE task_id = %s"
 _FINISHED = {"status": "text", "result": "text", "meta": "text", "date_done": "timestamptz", "worker": "text"}
@@ -54,38 +58,54 @@ _FINISH_CALLS = f"""
 """
 
 
-def insert_call(
-    result: Mapping[str, Any],
-    queue: str,
-    message: str,
-    send_after: datetime,
-    on_conflict: str = KEEP_EXISTING,
-    batch_key: str = "",
-) -> bool:
-    """Write a call and its result's row; whether they were written. `on_conflict` is one of the three above."""
-    insert = f"{_insert(result)} ON CONFLICT (task_id) DO UPDATE SET {_excluded(result)} WHERE {on_conflict}"
-    row = (
-        result["task_id"],
-        queue,
-        message,
-        adapt_datetime(timezone.now()),
-        adapt_datetime(send_after),
-        batch_key,
-        "",
-        0,
-    )
+def insert_call(result: Mapping[str, Any], call: Call) -> bool:
+    """Write a call and the row of its result. False if there is a call with this id that has not ended: then nothing
+    is written.
+    """
+    reset = f"ON CONFLICT (task_id) DO UPDATE SET {_excluded(result)}"
     if connection.vendor == "postgresql":
-        statement = f"""
-            WITH written AS ({insert} RETURNING task_id)
-            INSERT INTO handbell_call ({_CALL}) SELECT %s, %s, %s, %s, %s, %s, %s, %s FROM written {_REPLACE_CALL}
-        """
-        return _execute(statement, [*result.values(), *row])
+        selected = f"INSERT INTO {RESULTS_TABLE} ({', '.join(result)}) SELECT {_placeholders(result)} FROM called"
+        statement = f"WITH called AS ({_INSERT_CALL} DO NOTHING RETURNING id) {selected} {reset}"
+        return _execute(statement, [*_call_values(call), *result.values()])
     with transaction.atomic(savepoint=False):
-        if not _execute(insert, [*result.values()]):
-            return False
-        return _execute(
-            f"INSERT INTO handbell_call ({_CALL}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) {_REPLACE_CALL}", row
+        return _execute(f"{_INSERT_CALL} DO NOTHING", _call_values(call)) and _execute(
+            f"{_insert(result)} {reset}", result.values()
         )
+
+
+def retry_call(call: Call, changes: Mapping[str, Any]) -> bool:
+    """Write that a call which this process has claimed is to run again, with another message; False if it is not ours
+    any more.
+    """
+    with transaction.atomic():
+        is_ours = _execute(_RETRY_CALL, [*_call_values(call), *_our_claimants()])
+        return is_ours and change_result(call.task_id, changes)
+
+
+def end_claim(task_id: str, changes: Mapping[str, Any], *, keep_custom_state: bool) -> bool:
+    """Write that a call which this process has claimed is over, and change its result's row, unless a custom state is
+    to be kept and the task has given itself one; False if the call is not ours any more.
+    """
+    with transaction.atomic():
+        if not Call.objects.filter(task_id=task_id, worker__in=_our_claimants()).delete()[0]:
+            return False
+        update, values = _update(changes)
+        _execute(f"{update} AND status = 'STARTED'" if keep_custom_state else update, [*values, task_id])
+        return True
+
+
+def give_back(task_id: str) -> bool:
+    """Let a call that this process has claimed be claimed again; False if it is not ours any more."""
+    return any(release_call(task_id, claimant, crashed=False) is not None for claimant in _our_claimants())
+
+
+def _our_claimants() -> tuple[str, str]:
+    return WORKER_ID, child_claimant(os.getpid())
+
+
+def _call_values(call: Call) -> list[Any]:
+    moments = adapt_datetime(call.enqueued_at), adapt_datetime(call.send_after)
+    return [call.task_id, call.queue, call.message, *moments, call.batch_key, "", 0]
 
 
 def is_deferred(message: Message) -> bool:
@@ -156,19 +176,36 @@ def release_call(task_id: str, worker: str, *, crashed: bool) -> int | None:
         batch_key = "" if crashed else claimed.batch_key  # what may kill its process runs alone
         changes = {"worker": "", "sent_at": None, "send_after": now, "crash_count": crash_count, "batch_key": batch_key}
         Call.objects.filter(pk=claimed.pk).update(**changes)
-        change_result(task_id, {"status": CELERY_QUEUED, "date_started": None, "worker": None, "result": None})
+        change_result(task_id, {"status": celery_states.PENDING, "date_started": None, "worker": None, "result": None})
         return crash_count
 
 
-def confirm_sent(task_ids: Iterable[str]) -> None:
-    """Write that the broker has these messages."""
+def confirm_sent(sent: Sequence[tuple[str, Any]]) -> None:
+    """Write that the broker has the messages of these calls, known by id and `enqueued_at`: one that has been received
+    meanwhile may have been retried, and waits for another message.
+    """
     now = timezone.now()
-    waiting = Call.objects.filter(task_id__in=list(task_ids), sent_at=None)
-    waiting.update(sent_at=now, send_after=now + LOST_AFTER)
+    moments = adapt_datetime(now), adapt_datetime(now + LOST_AFTER)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(_CONFIRM_MANY_POSTGRES, (*moments, *map(list, zip(*sent, strict=True))))
+        else:
+            cursor.executemany(_CONFIRM_ONE, [(*moments, *it) for it in sent])
+
+
+def delay_sweeper(task_ids: Sequence[str]) -> None:
+    """Leave the messages of these calls to their sender for a while: it is alive, and sends one after the other."""
+    for start in range(0, len(task_ids), MAX_IDS):
+        unsent = Call.objects.filter(task_id__in=task_ids[start : start + MAX_IDS], sent_at=None, worker="")
+        unsent.filter(send_after__lt=timezone.now() + UNSENT_AFTER).update(send_after=timezone.now() + LOST_AFTER)
 
 
 def _insert(row: Mapping[str, Any]) -> str:
-    return f"INSERT INTO {RESULTS_TABLE} ({', '.join(row)}) VALUES ({', '.join(['%s'] * len(row))})"
+    return f"INSERT INTO {RESULTS_TABLE} ({', '.join(row)}) VALUES ({_placeholders(row)})"
+
+
+def _placeholders(row: Mapping[str, Any]) -> str:
+    return ", ".join(["%s"] * len(row))
 
 
 def _excluded(row: Mapping[str, Any]) -> str:

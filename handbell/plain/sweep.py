@@ -27,7 +27,7 @@ _CLAIM_UNSENT = """
     WHERE id IN (SELECT id FROM handbell_call
                  WHERE sent_at IS NULL AND worker = '' AND batch_key = '' AND send_after <= %s
                  ORDER BY send_after LIMIT %s {lock})
-    RETURNING id, message
+    RETURNING id, message, enqueued_at
 """
 logger = logging.getLogger(__name__)
 
@@ -55,11 +55,11 @@ def send_unsent() -> int:
         cursor.execute(
             _CLAIM_UNSENT.format(lock=lock), (adapt_datetime(now + RESEND_AFTER), adapt_datetime(now), MAX_MESSAGES)
         )
-        messages = [Message.from_json(text) for _, text in sorted(cursor.fetchall())]
-    for number, message in enumerate(messages):
-        if not publish_call(message):
+        unsent = sorted(cursor.fetchall())
+    for number, (_, text, enqueued_at) in enumerate(unsent):
+        if not publish_call(Message.from_json(text), enqueued_at):
             return number
-    return len(messages)
+    return len(unsent)
 
 
 def resend_lost_messages() -> None:

@@ -211,7 +211,7 @@ def call_and_lose_the_message() -> str:
 def test_a_message_that_the_broker_lost_is_sent_again(system: System) -> None:
     with system.worker("-Q", "serial", "-c", "1"):
         task_id = system.call(call_and_lose_the_message)
-        assert system.call(state_of, task_id) == "QUEUED"
+        assert system.call(state_of, task_id) == "PENDING"
         with system.worker(*WORKER, "-n", "cpu@%h"):
             assert system.call(result_of, task_id) == 3
 
@@ -263,7 +263,7 @@ def test_a_broker_that_freezes_costs_a_call_three_seconds(system: System, reques
         found = brokers(system) if is_embedded else request.getfixturevalue("rabbitmq").processes
         try:
             first, second = system.call(freeze_and_call_twice, [process.pid for process in found])
-            assert system.call(results_with, "QUEUED") == 2
+            assert system.call(results_with, "PENDING") == 2
         finally:
             for process in found:
                 process.send_signal(signal.SIGCONT)

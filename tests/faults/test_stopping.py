@@ -67,7 +67,7 @@ def test_a_longer_one_is_given_back_and_runs_again(pool: str, system: System, tm
         system.call(call_one_that_is_long_at_first, str(path))
         wait_for(lambda: lines(path), "it has begun", SECONDS)
         stop(worker)
-        assert system.call(state_of, "it") == "QUEUED"
+        assert system.call(state_of, "it") == "PENDING"
         assert system.call(claim_and_crashes) == ["", 0]
         with system.worker(*ONE, "-n", "second@%h"):
             assert system.call(result_of, "it") == "done"

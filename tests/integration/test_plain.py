@@ -106,7 +106,7 @@ def watch_two_run_and_one_wait() -> list[Any]:
 
 
 def test_queued_running_ended_and_unknown_are_four_answers(at_work: System) -> None:
-    assert at_work.call(watch_two_run_and_one_wait) == ["QUEUED", "STARTED", "PENDING", 2, "SUCCESS", 1]
+    assert at_work.call(watch_two_run_and_one_wait) == ["PENDING", "STARTED", "PENDING", 2, "SUCCESS", 1]
 
 
 def call_in_a_transaction() -> list[Any]:
@@ -126,7 +126,7 @@ def call_and_roll_back() -> list[Any]:
 
 
 def test_inside_a_transaction_the_message_waits_for_the_commit(at_work: System) -> None:
-    assert at_work.call(call_in_a_transaction) == [["QUEUED", None], 2]
+    assert at_work.call(call_in_a_transaction) == [["PENDING", None], 2]
     assert at_work.call(call_and_roll_back) == ["PENDING", 0, 0]
 
 
@@ -148,7 +148,7 @@ def wait_for_the_orphan() -> list[Any]:
 
 
 def test_a_process_that_dies_before_it_publishes_loses_nothing(at_work: System) -> None:
-    assert at_work.call(wait_for_the_orphan) == ["QUEUED", 21]
+    assert at_work.call(wait_for_the_orphan) == ["PENDING", 21]
 
 
 def call_without_results(path: str) -> list[Any]:
@@ -270,7 +270,7 @@ def call_for_later() -> list[Any]:
 
 def test_a_call_that_is_due_later_runs_then(at_work: System) -> None:
     before, value, waited, *later = at_work.call(call_for_later)
-    assert [before, value, *later] == ["QUEUED", 2, "QUEUED", None]
+    assert [before, value, *later] == ["PENDING", 2, "PENDING", None]
     assert waited > 0.9
 
 
@@ -353,7 +353,7 @@ def test_apply_and_calling_the_function_need_no_worker(idle: System) -> None:
 def call_three_hundred() -> list[int]:
     with transaction.atomic():
         group(add.s(number, 1) for number in range(300)).delay()
-    found = [calls_left(), TaskResult.objects.filter(status="QUEUED").count()]
+    found = [calls_left(), TaskResult.objects.filter(status="PENDING").count()]
     until(lambda: Call.objects.filter(sent_at=None).count() <= 100)
     return found
 

@@ -1,17 +1,17 @@
 """django-celery-results' own tests of its database backend, as published, pass with ours in its place.
 
-They are not in its wheel, so they come from its source distribution: that of the locked version, with the locked hash.
+They are not in its wheel, so they come from its source distribution.
 """
 
 import os
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 
+from tests.published.source import NotDownloaded, published_tests
 from tests.system import ROOT
 
 LIBRARY = "django-celery-results"
@@ -22,22 +22,10 @@ DIFFERENT: dict[str, str] = {}
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the library's tests, and nothing else of it: what they test is what is installed."""
-    folder = tmp_path_factory.mktemp("published")
-    locked = re.search(rf"^{LIBRARY}==.*?(?=^\S)", (ROOT / "requirements.txt").read_text(), re.DOTALL | re.MULTILINE)
-    assert locked
-    (folder / "locked.txt").write_text(locked.group())
-    options = [f"--no-binary={LIBRARY}", "--no-deps", "--require-hashes", f"--dest={folder}", "-r", "locked.txt"]
-    done = run([sys.executable, "-m", "pip", "--disable-pip-version-check", "download", *options], folder)
-    assert "DO NOT MATCH THE HASHES" not in done.stderr, done.stderr
-    if done.returncode:
-        what = f"The source distribution of {LIBRARY} could not be downloaded: {done.stderr.strip()}"
-        pytest.fail(what) if os.environ.get("CI") == "true" else pytest.skip(what)
-    (archive,) = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as found:
-        found.extractall(folder, [name for name in found if name.name.split("/")[1:2] == ["t"]], filter="data")
-    (unpacked,) = (path.parent for path in folder.glob("*/t"))
-    return unpacked
+    try:
+        return published_tests(LIBRARY, tmp_path_factory.mktemp("published"))
+    except NotDownloaded as error:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(error))
 
 
 def run(command: list[str], folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -52,12 +40,12 @@ def test_the_librarys_own_tests_pass(database: str, published: Path, request: py
     environment = {
         "HANDBELL_DATA_DIR": str(published / "var"),
         "PYTHONPATH": str(ROOT),
-        "DJANGO_SETTINGS_MODULE": "tests.published.settings",
+        "DJANGO_SETTINGS_MODULE": "tests.published.results_settings",
     }
     if database == "postgres":
         url = request.getfixturevalue("postgres").create_database("published")
         environment |= {"DATABASE_URL": url, "SECRET_KEY": "only for tests " * 4}
-    options = ["-p", "no:cacheprovider", "-p", "no:randomly", "-p", "tests.published.plugin", "-rf"]
+    options = ["-p", "no:cacheprovider", "-p", "no:randomly", "-p", "tests.published.results_plugin", "-rf"]
     options += ["-c", os.devnull, f"--rootdir={published}", "-o", "python_classes=test_*"]
     done = run([sys.executable, "-m", "pytest", *options, "t/unit/backends/test_database.py"], published, **environment)
     failed = set(re.findall(r"^FAILED \S+::(\w+)", done.stdout, re.MULTILINE))

@@ -42,7 +42,7 @@ def task_result(nth: int, **values: Any) -> TaskResult:
         "meta": json.dumps({"children": [], "queue": "cpu"}),
         "result": json.dumps(ERROR if state in {"FAILURE", "RETRY"} else nth),
         "traceback": "Traceback (most recent call last):\n …" if state in {"FAILURE", "RETRY"} else None,
-        "date_started": None if state in {"PENDING", "RECEIVED", "QUEUED"} else NOW,
+        "date_started": None if state in {"PENDING", "RECEIVED"} else NOW,
     }
     return TaskResult(**{**defaults, **values})
 

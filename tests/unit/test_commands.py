@@ -243,12 +243,12 @@ def test_calls_are_listed_the_latest_first(sent: Sent) -> None:
 @pytest.mark.parametrize(
     ("state", "celery_state"),
     [
-        *(("queued", "QUEUED"), ("queued", "RETRY"), ("running", "STARTED"), ("running", "ITS OWN")),
+        *(("queued", "PENDING"), ("queued", "RETRY"), ("running", "STARTED"), ("running", "ITS OWN")),
         *(("succeeded", "SUCCESS"), ("failed", "FAILURE"), ("cancelled", "REVOKED")),
     ],
 )
 def test_calls_are_chosen_by_state(state: str, celery_state: str) -> None:
-    for other in ("QUEUED", "STARTED", "SUCCESS", "FAILURE", "REVOKED"):
+    for other in ("PENDING", "STARTED", "SUCCESS", "FAILURE", "REVOKED"):
         finished(task_id=f"a {other}", status=other)
     finished(task_id="mine", status=celery_state)
 

@@ -64,7 +64,7 @@ def test_a_thousand_calls_ring_once_until_somebody_answers(sent: Sent) -> None:
 def test_within_a_transaction_the_doorbell_rings_after_the_commit(sent: Sent) -> None:
     with transaction.atomic():
         result = launches.nothing.delay(1)
-        assert str(result.state) == "QUEUED"
+        assert str(result.state) == "PENDING"
         assert sent() == []
     assert len(sent()) == 1
 
@@ -115,7 +115,7 @@ def test_a_queryset_feeds_launches_however_many() -> None:
     keys = list(Entry.objects.order_by("pk").values_list("pk", flat=True))
     rows = Launch.objects.in_bulk(list(many.ids), field_name="task_id")
     assert [json.loads(rows[task_id].arguments)[0][0] for task_id in many.ids] == keys
-    assert str(many[2499].state) == "QUEUED"
+    assert str(many[2499].state) == "PENDING"
     assert [result.id for result in many[1:3]] == list(many.ids)[1:3]
 
 
@@ -210,7 +210,7 @@ def test_called_directly_it_is_a_function() -> None:
 
 
 STATES = [
-    ("queued", None, "QUEUED", None),
+    ("queued", None, "PENDING", None),
     ("running", None, celery_states.STARTED, None),
     ("succeeded", "[1]", celery_states.SUCCESS, None),
     ("failed", encode_error(ValueError("no")), celery_states.FAILURE, ValueError),

@@ -68,7 +68,9 @@ def test_what_comes_out_of_the_ledger_is_what_went_in(options: dict[str, Any]) -
 
 
 @pytest.mark.django_db
-def test_a_binary_body_survives_the_ledger() -> None:
+def test_a_binary_body_survives_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: Any = current_app.conf.changes
+    monkeypatch.setitem(changes, "accept_content", ["json", "pickle"])
     plain.add.apply_async((1, 2), serializer="pickle")
     message = Message.from_json(Call.objects.get().message)
 

@@ -283,7 +283,7 @@ def test_an_operation_for_later_lets_others_pass_until_then(options: dict[str, A
     now = increment_value.delay("later", 1)
 
     assert run_operations() == 1
-    assert (later.state, now.get()) == ("QUEUED", 1)
+    assert (later.state, now.get()) == ("PENDING", 1)
     sweep.sweep_lanes()  # too early
     assert run_operations() == 0
 

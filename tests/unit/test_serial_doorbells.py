@@ -185,7 +185,7 @@ def test_a_call_does_not_need_the_broker_and_does_not_wait_for_it_twice(
         increment_value.delay_many((f"{COUNTER} {number}",) for number in range(100))
 
     assert caplog.text.count("It is sent once the broker answers.") == 1
-    assert state(result) == "QUEUED"
+    assert state(result) == "PENDING"
 
     broker._Backoff.until = 0.0
     Doorbell.objects.filter(rung=True).update(rung_at=ago(60))
@@ -202,7 +202,7 @@ def test_whatever_goes_wrong_with_a_doorbell_the_call_has_succeeded(
     with transaction.atomic() if in_a_transaction else nullcontext():
         result = increment_value.delay(COUNTER)
 
-    assert state(result) == "QUEUED"
+    assert state(result) == "PENDING"
     assert "the server closed the connection" in caplog.text
 
 

@@ -69,7 +69,7 @@ def test_an_operation_of_an_unknown_task_waits_for_a_newer_worker(settings: Lazy
 
     assert run_operations() == 1
     assert run_operations() == 0
-    assert [result.state for result in results] == ["SUCCESS", "QUEUED", "QUEUED"]
+    assert [result.state for result in results] == ["SUCCESS", "PENDING", "PENDING"]
 
     Operation.objects.filter(status="queued").update(task=increment_value.name)  # now it is deployed
     assert run_operations() == 2
@@ -225,7 +225,7 @@ def test_a_lane_that_is_paused_blocked_or_gone_is_left_alone(mine: int) -> None:
         Lane.objects.filter(pk=mine).update(**values)
         assert LaneDrain(mine, crash_count=1).run() is False
     assert LaneDrain(4711, crash_count=1).run() is False
-    assert state(result) == "QUEUED"
+    assert state(result) == "PENDING"
 
 
 def test_the_number_of_lanes_is_looked_up_under_the_lock(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_a_failure_that_blocks_holds_the_lane(mine: int) -> None:
 
     run_operations()
 
-    assert (failed.state, after.state) == ("FAILURE", "QUEUED")
+    assert (failed.state, after.state) == ("FAILURE", "PENDING")
     assert Lane.objects.get(pk=mine).blocked_by == operation(failed).pk
     lanes.skip(mine)
     run_operations()
@@ -142,7 +142,7 @@ def test_while_its_owner_is_at_work_nobody_passes(mine: int) -> None:
     claim_first(mine)
 
     assert drain(mine) is False
-    assert (sent.state, after.state, happened) == ("STARTED", "QUEUED", [])
+    assert (sent.state, after.state, happened) == ("STARTED", "PENDING", [])
     with pytest.raises(LaneRefused, match="does not wait any more"):
         lanes.cancel_operation(operation(sent).pk)
     with pytest.raises(LaneRefused, match="is running"):
@@ -157,7 +157,7 @@ def test_while_its_owner_is_at_work_nobody_overtakes_it_from_behind_either(mine:
     Operation.objects.filter(task_id=early.id).update(not_before=None)
 
     assert drain(mine) is False
-    assert (early.state, sent.state) == ("QUEUED", "STARTED")
+    assert (early.state, sent.state) == ("PENDING", "STARTED")
 
     run_external(mine, claim)
     assert drain(mine) is False

@@ -228,7 +228,7 @@ def test_what_only_the_commit_finds_out_can_block_the_lane() -> None:
 
     run_operations()
 
-    assert (failed.state, behind.state) == ("FAILURE", "QUEUED")
+    assert (failed.state, behind.state) == ("FAILURE", "PENDING")
     assert Lane.objects.get(blocked_by__isnull=False).blocked_by == operation(failed).pk
 
 
@@ -261,7 +261,7 @@ def test_a_batch_that_nobody_can_write_is_not_tried_for_ever(monkeypatch: pytest
         patch.setattr(sql, "pending_operations", refuse)
         run_operations()
 
-    assert state(result) == "QUEUED"
+    assert state(result) == "PENDING"
     run_operations()
     assert result.get() == 1
 

@@ -174,7 +174,7 @@ def test_what_an_operation_did_and_that_it_is_done_are_kept_together_or_not_at_a
         LaneDrain(mine).run()
 
     assert (Document.objects.get().words, Shelf.objects.count()) == ([], 0)
-    assert {result.state for result in results} == {"QUEUED"}
+    assert {result.state for result in results} == {"PENDING"}
 
     assert run_operations() == 3
     assert (Document.objects.get().words, Document.objects.get().version) == (["a", "b"], 3)

@@ -76,7 +76,7 @@ def test_a_result_is_what_was_returned(value: Any) -> None:
 
 def test_the_states_an_operation_passes_through() -> None:
     result = divide.delay(1)
-    assert state(result) == "QUEUED"
+    assert state(result) == "PENDING"
     assert not result.ready()
 
     Operation.objects.update(status="running", lease_expires_at=timezone.now())

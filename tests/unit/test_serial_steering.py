@@ -90,7 +90,7 @@ def test_a_paused_lane_waits_and_the_others_do_not(document: Document, mine: int
 
     lanes.pause(mine)
     assert run_operations() == 1
-    assert [result.state for result in results] == ["QUEUED", "SUCCESS"]
+    assert [result.state for result in results] == ["PENDING", "SUCCESS"]
     assert found(mine).state == "paused"
 
     lanes.resume(mine)

@@ -69,7 +69,7 @@ def test_a_tick_is_a_call_in_the_ledger() -> None:
     assert look(scheduler) == 2
 
     row = TaskResult.objects.values_list("task_name", "status", "periodic_task_name")
-    assert row.get(task_id=Call.objects.get().task_id) == (task.task, "QUEUED", "hourly")
+    assert row.get(task_id=Call.objects.get().task_id) == (task.task, "PENDING", "hourly")
     assert again(task).total_run_count == 1
     assert is_now(task.last_run_at)
 
