@@ -10,6 +10,7 @@ from kombu import pools
 
 from handbell.celery.call_run import call_run
 from handbell.celery.configuration import producer_options
+from handbell.celery.producer import CapturingProducer
 
 
 class HandbellAMQP(AMQP):
@@ -26,8 +27,18 @@ class HandbellAMQP(AMQP):
 
     @cached_property
     def _event_dispatcher(self) -> Any:
-        """Celery's own, which is never used but wants a connection: no embedded broker is started for that."""
-        return self.app.events.Dispatcher(Celery.connection_for_write(self.app), enabled=False)
+        """Celery's own, which sends the event `task-sent` with the producer of the message. It wants a connection that
+        it never uses: no embedded broker is started for that.
+        """
+        base: Any = self.app.events.Dispatcher
+
+        class Dispatcher(base):  # type: ignore[misc]
+            def publish(self, type: str, fields: dict[str, Any], producer: Any, **options: Any) -> Any:  # noqa: A002
+                if isinstance(producer, CapturingProducer):
+                    return producer.keep_event(fields)
+                return super().publish(type, fields, producer, **options)
+
+        return Dispatcher(Celery.connection_for_write(self.app), enabled=False)
 
     @property
     def producer_pool(self) -> Any:

@@ -35,6 +35,7 @@ from handbell.models import Call, Launch, Operation
 from handbell.plain import sql
 from handbell.plain.db_retry import store_or_exit
 from handbell.plain.enqueue import retry_call
+from handbell.plain.message import Message
 from handbell.plain.result_buffer import buffer_result
 from handbell.queues import ISOLATED, SERIAL
 
@@ -139,6 +140,12 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         store_result: bool = True,
         state: str = celery_states.REVOKED,
     ) -> None:
+        """Store that a task was revoked, with what follows from it. What another process runs is left to its worker."""
+        if request is None:
+            call = retry_through_outage(lambda: Call.objects.filter(task_id=task_id).first())
+            if call is not None and call.worker:
+                return
+            request = Context(Message.from_json(call.message).request()) if call else None
         retry_through_outage(lambda: self._end(task_id, TaskRevokedError(reason), state, None, request, store_result))
 
     def end_without_result(self, request: Context, state: str, *, requeue: bool = False) -> bool:

@@ -41,12 +41,14 @@ def send_task(
     task = options.get("task_type") or app.tasks.get(name)
     if not is_recorded(task, options.get("ignore_result")) or options.get("connection"):
         return _send_unrecorded(app, send, name, args, kwargs, **options)
-    options.update(task_id=options.get("task_id") or uuid(), producer=(producer := CapturingProducer()), retry=False)
+    own_producer, capturing = options.get("producer"), CapturingProducer()
+    options.update(task_id=options.get("task_id") or uuid(), producer=capturing, retry=False)
     result = send(name, args, kwargs, **options)
-    assert producer.captured is not None
-    _refuse_what_workers_refuse(app, producer.captured)
-    if not _is_retry(app, producer.captured):
-        _enqueue(app, task, producer.captured)
+    message = capturing.captured
+    assert message is not None
+    _refuse_what_workers_refuse(app, message)
+    if not _is_retry(app, message):
+        _enqueue(app, task, message, None if isinstance(own_producer, CapturingProducer) else own_producer)
     return result
 
 
@@ -68,12 +70,12 @@ def _is_retry(app: Celery, message: Message) -> bool:
     return bool(run)
 
 
-def _enqueue(app: Celery, task: Any, message: Message) -> None:
+def _enqueue(app: Celery, task: Any, message: Message, producer: Any) -> None:
     backend = app.backend
     assert isinstance(backend, DatabaseBackend)
     row = backend.new_result_row(message.headers, message.queue, message.headers.get("periodic_task_name"))
     batch_key = message.task if can_be_batched(task, message) else ""
-    enqueue_call(row, message, batch_key)
+    enqueue_call(row, message, batch_key, producer)
 
 
 def _send_unrecorded(app: Celery, send: SendTask, *call: Any, **options: Any) -> AsyncResult[Any]:

@@ -42,7 +42,8 @@ def _joined(backend: "DatabaseBackend", results: Any) -> list[Any]:
             raise ChordError(f"Dependency {leaf.id} has no result: a part of a chord must not ignore its result.")
         status, value = found[leaf.id]
         if status != states.SUCCESS:
-            raise ChordError(f"Dependency {leaf.id} raised {value!r}")
+            cause = value if isinstance(value, BaseException) else None
+            raise ChordError(f"Dependency {leaf.id} raised {value!r}") from cause
     return _values(results, found)
 
 

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from kombu import serialization
@@ -28,13 +29,11 @@ class CapturingProducer:
         yield
 
     def publish(self, body: Any, serializer: str | None = None, **options: Any) -> None:
-        """Encode the message and keep it; an event about it, which comes after it, is left out.
+        """Encode the message and keep it.
 
         Raises:
             kombu.exceptions.EncodeError: the serializer cannot hold the arguments.
         """
-        if self.captured is not None:
-            return
         payload: Any
         content_type, encoding, payload = serialization.dumps(body, serializer)
         if isinstance(payload, bytes):
@@ -43,3 +42,8 @@ class CapturingProducer:
         queue = declared[0].name if declared else str(options.get("routing_key"))
         kept = {name: value for name, value in options.items() if name not in _ATTEMPT and value is not None}
         self.captured = Message(payload, {**kept, "content_type": content_type, "content_encoding": encoding}, queue)
+
+    def keep_event(self, fields: dict[str, Any]) -> None:
+        """Keep the event about the message: it is sent with it."""
+        assert self.captured is not None
+        self.captured = replace(self.captured, sent_event=fields)

@@ -42,8 +42,9 @@ def send_message(task: str, args: Sequence[Any], queue: str, what: str, priority
     )
 
 
-def publish(message: Callable[[Producer], object], what: str) -> bool:
-    """Call `message` with a producer that it may publish with; whether the broker has confirmed it.
+def publish(message: Callable[[Producer], object], what: str, producer: Producer | None = None) -> bool:
+    """Call `message` with a producer that it may publish with, by default one of the app's; whether the broker has
+    confirmed it.
 
     A broker that does not answer is given up within three seconds.
     """
@@ -52,7 +53,7 @@ def publish(message: Callable[[Producer], object], what: str) -> bool:
         return False
     try:
         try:
-            _publish(message)
+            _publish(message, producer)
         except ERRORS:
             if time.monotonic() - started > FAST_FAILURE_SECONDS:
                 raise
@@ -65,7 +66,10 @@ def publish(message: Callable[[Producer], object], what: str) -> bool:
     return True
 
 
-def _publish(message: Callable[[Producer], object]) -> None:
+def _publish(message: Callable[[Producer], object], own_producer: Producer | None = None) -> None:
+    if own_producer is not None:
+        message(own_producer)
+        return
     with current_app.producer_pool.acquire(block=True) as producer:
         connection: Any = producer.connection
         try:

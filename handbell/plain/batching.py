@@ -37,11 +37,12 @@ def batch_doorbell(task: str, queue: str) -> DoorbellMessage:
 
 
 def can_be_batched(task: Any, message: Message) -> bool:
-    """Whether a call can be claimed with others: it has no time, limit or rate of its own."""
+    """Whether a call can be claimed with others: it has no time, limit, rate or stamp of its own."""
     if getattr(task, "claims", 1) < 2 or task.rate_limit or task.time_limit or task.soft_time_limit:
         return False
     headers = message.headers
-    return not (headers.get("eta") or headers.get("expires") or headers.get("retries") or any(headers["timelimit"]))
+    has_terms = any(headers.get(name) for name in ("eta", "expires", "retries", "stamped_headers"))
+    return not (has_terms or any(headers["timelimit"]))
 
 
 def ring_waiting_batches() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.utils import timezone
+from kombu import Producer
 
 from handbell.common.doorbell import adapt_datetime
 from handbell.models import Call
@@ -18,8 +19,9 @@ from handbell.plain.outbox import publish_after_commit
 logger = logging.getLogger(__name__)
 
 
-def enqueue_call(result: Mapping[str, Any], message: Message, batch_key: str) -> None:
-    """Write a call and the row of its `result`, and see to it that its message is sent.
+def enqueue_call(result: Mapping[str, Any], message: Message, batch_key: str, producer: Producer | None = None) -> None:
+    """Write a call and the row of its `result`, and see to it that its message is sent, with the caller's own
+    `producer` if there is one.
 
     A call with this id that has not ended yet is left as it is. With a `batch_key` no message of its own is sent: it
     rings the doorbell of all calls with that key.
@@ -30,7 +32,7 @@ def enqueue_call(result: Mapping[str, Any], message: Message, batch_key: str) ->
     elif batch_key:
         batch_doorbell(batch_key, message.queue).ring_after_commit()
     elif not sql.is_deferred(message):
-        publish_after_commit(message, adapt_datetime(call.enqueued_at))
+        publish_after_commit(message, adapt_datetime(call.enqueued_at), producer)
 
 
 def retry_call(message: Message, changes: Mapping[str, Any]) -> bool:

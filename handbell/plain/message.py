@@ -13,11 +13,14 @@ from kombu.utils.json import dumps, loads
 
 @dataclass(frozen=True)
 class Message:
-    """A message as `Producer.publish` takes it: the encoded body, the options, and the name of its queue."""
+    """A message as `Producer.publish` takes it: the encoded body, the options, and the name of its queue; and the event
+    that says that it was sent, where `task_send_sent_event` is on.
+    """
 
     payload: str | dict[str, str]
     options: dict[str, Any] = field(repr=False)
     queue: str
+    sent_event: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def body(self) -> str | bytes:
@@ -49,7 +52,7 @@ class Message:
         return {**self.headers, **(embed or {}), "args": args, "kwargs": kwargs, "delivery_info": delivery}
 
     def as_json(self) -> str:
-        return str(dumps([self.payload, self.options, self.queue]))
+        return str(dumps([self.payload, self.options, self.queue, self.sent_event]))
 
     @classmethod
     def from_json(cls, text: str) -> "Message":
@@ -62,3 +65,7 @@ class Message:
         is_known = self.queue in queues or (queues.create_missing and names_a_queue)
         declare = [queues[self.queue]] if is_known else []
         producer.publish(self.body, **self.options, declare=declare, **{"retry": False, **retry})
+        if self.sent_event:
+            again = {"retry": app.conf.task_publish_retry, "retry_policy": app.conf.task_publish_retry_policy}
+            amqp: Any = app.amqp
+            amqp._event_dispatcher.publish("task-sent", self.sent_event, producer, **again)  # noqa: SLF001  (as Celery does)

@@ -8,6 +8,7 @@ from typing import Any
 
 from celery import Celery, current_app
 from django.db import connection, transaction
+from kombu import Producer
 
 from handbell.common import broker
 from handbell.plain import sql
@@ -29,31 +30,31 @@ class _Outbox(threading.local):
 _outbox = _Outbox()
 
 
-def publish_after_commit(message: Message, enqueued_at: Any) -> None:
-    """Send the message of a call once its row is committed."""
+def publish_after_commit(message: Message, enqueued_at: Any, producer: Producer | None = None) -> None:
+    """Send the message of a call once its row is committed, with the caller's own `producer` if there is one."""
     if not connection.run_on_commit:  # the first of a transaction
         _outbox.task_ids, _outbox.late_at = [], time.monotonic() + LATE_SECONDS
     _outbox.task_ids.append(message.task_id)
-    transaction.on_commit(lambda: _publish_now(message, enqueued_at), robust=True)
+    transaction.on_commit(lambda: _publish_now(message, enqueued_at, producer), robust=True)
 
 
-def _publish_now(message: Message, enqueued_at: Any) -> None:
+def _publish_now(message: Message, enqueued_at: Any, producer: Producer | None) -> None:
     many = len(_outbox.task_ids) > 1
     if many and time.monotonic() > _outbox.late_at:
         sql.delay_sweeper(_outbox.task_ids)
         _outbox.late_at = time.monotonic() + sql.LOST_AFTER.total_seconds() / 2
-    publish_call(message, enqueued_at)
+    publish_call(message, enqueued_at, producer)
     if message.task_id == _outbox.task_ids[-1]:
         _outbox.task_ids = []
         if many:
             _Confirmations.write()
 
 
-def publish_call(message: Message, enqueued_at: Any) -> bool:
+def publish_call(message: Message, enqueued_at: Any, producer: Producer | None = None) -> bool:
     """Send the message of the call that was recorded at `enqueued_at`, and write that the broker has confirmed it. If
     it does not, the sweeper sends it later.
     """
-    if not broker.publish(partial(message.publish, current_app), f"{message.task} {message.task_id}"):
+    if not broker.publish(partial(message.publish, current_app), f"{message.task} {message.task_id}", producer):
         return False
     _Confirmations.add(message.task_id, enqueued_at)
     return True

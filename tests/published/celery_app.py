@@ -20,6 +20,7 @@ RESULTS = {"handbell": None, "stock": "django-db", "redis": os.environ["PUBLISHE
 
 app = (handbell.Celery if WHOSE == "handbell" else celery.Celery)("published", include=["t.integration.tasks"])
 app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.update(worker_hijack_root_logger=False, worker_log_color=False, broker_heartbeat=0)
 if RESULTS[WHOSE]:
     app.conf.update(result_backend=RESULTS[WHOSE])
 app.set_default()

@@ -27,6 +27,7 @@ def suite_environment(whose: str, database: str, broker: str, valkey: Valkey, fo
     inherited = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "PYTEST_ADDOPTS"}}
     return {
         **inherited,
+        "PATH": f"{Path(sys.executable).parent}:{inherited['PATH']}",  # some of them run `celery`
         "PYTHONPATH": str(ROOT),
         "DJANGO_SETTINGS_MODULE": "tests.published.celery_settings",
         "PUBLISHED_APP": whose,
@@ -49,7 +50,7 @@ def suite_command(unpacked: Path, options: Sequence[str]) -> list[str]:
     """What runs the tests in `unpacked`, with further options of pytest."""
     command = [sys.executable, "-m", "pytest", "-c", os.devnull, f"--rootdir={unpacked}"]
     command += ["-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:django", "-p", "tests.published.celery_plugin"]
-    return [*command, "-o", "python_classes=test_*", "--timeout=60", "-rfE", "-W", "ignore", *SUITE, *options]
+    return [*command, "-o", "python_classes=test_*", "--timeout=300", "-rfE", "-W", "ignore", *SUITE, *options]
 
 
 def main(whose: str, column: str, options: Sequence[str]) -> int:
