@@ -7,6 +7,7 @@ from django.db.models import QuerySet
 from django_celery_results.models import GroupResult, TaskResult
 
 from handbell.models import JobRow, Launch, Operation
+from handbell.models.task_result import ENDED
 
 MAX_TRANSACTION_ROWS = 1000
 
@@ -17,7 +18,7 @@ def delete_finished(before: datetime) -> dict[str, int]:
     Call it from a periodic task of your own: nothing else deletes finished work.
     """
     return {
-        "task results": delete_in_batches(TaskResult.objects.filter(date_done__lt=before)),
+        "task results": delete_in_batches(TaskResult.objects.filter(ENDED, date_done__lt=before)),
         "group results": delete_in_batches(GroupResult.objects.filter(date_done__lt=before)),
         "jobs": delete_in_batches(JobRow.objects.filter(finished_at__lt=before)),
         "operations": delete_in_batches(Operation.objects.filter(finished_at__lt=before)),

@@ -18,6 +18,7 @@ from celery.app.task import Context
 from celery.exceptions import NotRegistered, TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult
+from celery.utils.time import maybe_timedelta
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.db.models import F
 from django.utils import timezone
@@ -32,7 +33,9 @@ from handbell.common.doorbell import adapt_datetime
 from handbell.common.outages import retry_through_outage
 from handbell.common.polling import poll
 from handbell.models import Call, Launch, Operation
+from handbell.models.task_result import ENDED
 from handbell.plain import sql
+from handbell.plain.crash_recovery import may_begin_twice
 from handbell.plain.db_retry import store_or_exit
 from handbell.plain.enqueue import retry_call
 from handbell.plain.message import Message
@@ -75,13 +78,24 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
     def _claim(self, request: Context) -> bool:
         task_id, hostname = str(request.id), str(request.hostname)
         process = {"pid": os.getpid(), "thread": threading.get_native_id(), "hostname": hostname}
-        if sql.claim_call(task_id, hostname, self._text(process)):
+        waits_for_disk = not may_begin_twice(self.app.tasks.get(getattr(request, "task", None)))
+        if sql.claim_call(task_id, hostname, self._text(process), waits_for_disk=waits_for_disk):
             return True
         if Call.objects.filter(task_id=task_id).exists():
+            if not TaskResult.objects.filter(task_id=task_id).exists():
+                sql.cancel_forgotten_call(task_id)
+                return False
             # It may be ours: the answer to a claim that was committed can be lost with the connection.
             return TaskResult.objects.filter(task_id=task_id, status="STARTED", result=self._text(process)).exists()
         # Nobody recorded this call: it comes from another program.
         return self._store(task_id, process, celery_states.STARTED, None, request)
+
+    def cleanup(self) -> None:
+        """Delete the results of tasks that ended longer ago than `result_expires` says, and of no others."""
+        if self.expires:
+            before = timezone.now() - maybe_timedelta(self.expires)
+            TaskResult.objects.filter(ENDED, date_done__lt=before).delete()
+            self.GroupModel._default_manager.delete_expired(self.expires)
 
     def mark_as_done(
         self,

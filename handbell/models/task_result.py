@@ -13,6 +13,10 @@ from handbell import states
 LARGE_RESULT_COLUMNS = ("task_args", "task_kwargs", "result", "traceback")
 
 
+#: The rows of tasks that have ended.
+ENDED = Q(status__in=sorted(state for word in states.FINISHED for state in states.CELERY_STATES.get(word, ())))
+
+
 def in_state(word: str) -> Q:
     """The rows in this state of ours, through the index on `status`.
 

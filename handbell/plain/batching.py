@@ -37,8 +37,16 @@ def batch_doorbell(task: str, queue: str) -> DoorbellMessage:
 
 
 def can_be_batched(task: Any, message: Message) -> bool:
-    """Whether a call can be claimed with others: it has no time, limit, rate or stamp of its own."""
-    if getattr(task, "claims", 1) < 2 or task.rate_limit or task.time_limit or task.soft_time_limit:
+    """Whether a call can be claimed with others: it has no time, limit, rate or stamp of its own, and may
+    begin twice.
+    """
+    if (
+        getattr(task, "claims", 1) < 2
+        or task.max_crashes < 2
+        or task.rate_limit
+        or task.time_limit
+        or task.soft_time_limit
+    ):
         return False
     headers = message.headers
     has_terms = any(headers.get(name) for name in ("eta", "expires", "retries", "stamped_headers"))

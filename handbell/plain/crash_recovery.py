@@ -5,7 +5,7 @@ import logging
 from celery import current_app, signals
 from celery.app.task import Context
 from celery.worker.request import Request
-from django.db import Error
+from django.db import Error, transaction
 from django.db.models import Q
 
 from handbell.common.doorbell import adapt_datetime
@@ -15,19 +15,24 @@ from handbell.models import Call, Worker
 from handbell.plain import sql
 from handbell.plain.batching import RUN_BATCH
 from handbell.plain.message import Message
-from handbell.plain.outbox import publish_call
+from handbell.plain.outbox import publish_after_commit
 from handbell.plain.write_backlog import write_backlog
 
 logger = logging.getLogger(__name__)
 
 
 def release_claimed_calls() -> None:
-    """When this worker leaves: give back what it has not finished, without counting a crash."""
+    """When this worker leaves: give back what it has not finished, without counting a crash. What must not begin a
+    second time is lost.
+    """
     try:
         Worker.objects.filter(pk=WORKER_ID).delete()
         claimed = Q(worker=WORKER_ID) | Q(worker__startswith=child_claimant(""))
-        for task_id, claimant in list(Call.objects.filter(claimed).values_list("task_id", "worker")):
-            sql.release_call(task_id, claimant, crashed=False)
+        for call in list(Call.objects.filter(claimed)):
+            if may_begin_twice(current_app.tasks.get(Message.from_json(call.message).task)):
+                sql.release_call(call.task_id, call.worker, crashed=False)
+            else:
+                recover_call(call.task_id, call.worker, "its worker was told to stop while it ran")
     except Error as error:
         logger.warning("The database was not told that this worker leaves: %s", str(error).strip())
 
@@ -48,24 +53,25 @@ def _recover_batch(child: str, reason: str) -> None:
 
 
 def recover_call(task_id: str, worker: str, reason: str) -> None:
-    """Run a call again whose process has died. After `max_crashes` such processes it fails as lost instead."""
-    crash_count = sql.release_call(task_id, worker, crashed=True)
-    call = Call.objects.filter(task_id=task_id, worker="").first() if crash_count is not None else None
-    if call is None or crash_count is None:
-        return  # it had ended
-    message = Message.from_json(call.message)
-    name = message.headers["task"]
-    task = current_app.tasks.get(name)
-    if crash_count < getattr(task, "max_crashes", 1):
-        logger.warning("%s %s runs again: %s.", name, task_id, reason)
-        publish_call(message, adapt_datetime(call.enqueued_at))
-        return
-    lost = ProcessDied(
-        f"lost: {reason}, as it did before, {crash_count} times in all" if crash_count > 1 else f"lost: {reason}"
-    )
-    logger.error("%s %s is %s.", name, task_id, lost)
-    context = Context(message.request())
-    current_app.backend.mark_as_failure(task_id, lost, request=context)
+    """Run a call again whose process has died. After `max_crashes` such processes it fails as lost instead, in the same
+    transaction, so that nobody claims it in between.
+    """
+    with transaction.atomic():
+        crash_count = sql.release_call(task_id, worker, crashed=True)
+        if crash_count is None:
+            return  # it had ended
+        call = Call.objects.get(task_id=task_id)
+        message = Message.from_json(call.message)
+        task = current_app.tasks.get(message.task)
+        if crash_count < getattr(task, "max_crashes", 1):
+            logger.warning("%s %s runs again: %s.", message.task, task_id, reason)
+            publish_after_commit(message, adapt_datetime(call.enqueued_at))
+            return
+        times = f", as it did before, {crash_count} times in all" if crash_count > 1 else ""
+        lost = ProcessDied(f"lost: {reason}{times}")
+        context = Context(message.request())
+        current_app.backend.mark_as_failure(task_id, lost, request=context)
+    logger.error("%s %s is %s.", message.task, task_id, lost)
     signals.task_failure.send(
         sender=task,
         task_id=task_id,
@@ -75,3 +81,8 @@ def recover_call(task_id: str, worker: str, reason: str) -> None:
         traceback=None,
         einfo=None,
     )
+
+
+def may_begin_twice(task: object) -> bool:
+    """Whether a call of this task may be run again after a run that did not come to its end."""
+    return getattr(task, "max_crashes", None) != 1

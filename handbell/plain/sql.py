@@ -94,6 +94,11 @@ def end_claim(task_id: str, changes: Mapping[str, Any], *, keep_custom_state: bo
         return True
 
 
+def cancel_forgotten_call(task_id: str) -> None:
+    """Drop a call whose result somebody has deleted or forgotten while it waited: nobody asks for it any more."""
+    Call.objects.filter(task_id=task_id, worker__in=("", *_our_claimants())).delete()
+
+
 def give_back(task_id: str) -> bool:
     """Let a call that this process has claimed be claimed again; False if it is not ours any more."""
     return any(release_call(task_id, claimant, crashed=False) is not None for claimant in _our_claimants())
@@ -113,13 +118,15 @@ def is_deferred(message: Message) -> bool:
     return message.eta is not None and message.eta > timezone.now() + 2 * SEND_EARLY
 
 
-def claim_call(task_id: str, hostname: str, process: str) -> bool:
-    """Make a queued call ours and its state "running"; whether it was there to be claimed."""
+def claim_call(task_id: str, hostname: str, process: str, *, waits_for_disk: bool = False) -> bool:
+    """Make a queued call ours and its state "running"; whether it was there to be claimed. A claim that waits for the
+    disk is not lost when the database crashes.
+    """
     now = adapt_datetime(timezone.now())
     take, start = (WORKER_ID, task_id), (hostname, now, now, process)
     if connection.vendor == "postgresql":
         statement = _START.format(mine="FROM mine", id="mine.task_id")
-        mine = _CLAIM.format(async_commit=ASYNC_COMMIT)
+        mine = _CLAIM.format(async_commit="" if waits_for_disk else ASYNC_COMMIT)
         return _execute(f"WITH mine AS ({mine} RETURNING task_id) {statement}", [*take, *start])
     with transaction.atomic(savepoint=False):
         return _execute(_CLAIM.format(async_commit=""), take) and _execute(

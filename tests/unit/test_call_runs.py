@@ -7,16 +7,19 @@ from typing import Any
 import celery
 import pytest
 from celery import Task, chain, chord, current_app, group, shared_task, states
+from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 from kombu.exceptions import ContentDisallowed
 
-from handbell import status, testing
+from handbell import ProcessDied, delete_finished, status, testing
 from handbell.celery.batch import run_message
+from handbell.common.worker_id import WORKER_ID
 from handbell.models import Call
-from handbell.plain import sql
+from handbell.plain import crash_recovery, sql
 from tests import plain
 
 add: Any = plain.add  # with options that its types leave out
@@ -373,3 +376,84 @@ def test_a_running_task_is_started_where_that_is_tracked(
     backend.claim(celery.app.task.Context(id=result.id, hostname="here"))
 
     assert (result.state, status(result)) == (expected, "running")
+
+
+# --- Results that go away ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["forget", "delete"])
+def test_a_call_whose_result_is_forgotten_while_it_waits_is_cancelled(how: str) -> None:
+    result = add.delay(1, 1)
+    (call,) = testing._waiting_messages()
+    result.forget() if how == "forget" else TaskResult.objects.all().delete()
+    request = {**call.request(), "hostname": "here", "is_eager": False}
+    build_tracer(add.name, current_app.tasks[add.name], app=current_app)(result.id, [1, 1], {}, request)
+
+    assert not Call.objects.exists()
+    assert not TaskResult.objects.exists()
+
+
+@pytest.mark.parametrize("how", ["cleanup", "delete_finished"])
+def test_pruning_takes_only_what_has_ended(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, waits = add.delay(1, 1), add.apply_async((2, 2), countdown=3600)
+    testing.run_all()
+    TaskResult.objects.update(date_done=timezone.now() - dt.timedelta(days=9))
+    if how == "cleanup":
+        backend: Any = current_app.backend
+        monkeypatch.setattr(backend, "expires", 3600)
+        backend.cleanup()
+    else:
+        delete_finished(timezone.now() - dt.timedelta(days=1))
+
+    assert [status(ended), status(waits)] == ["unknown", "queued"]
+
+
+# --- What must not begin a second time --------------------------------------------------------------------------------
+
+
+@shared_task(max_crashes=1)  # type: ignore[call-overload]
+def once() -> None:
+    """Never begins a second time."""
+
+
+@pytest.mark.parametrize(("task", "expected"), [(once, "failed"), (add, "queued")])
+def test_a_worker_that_leaves_gives_back_only_what_may_begin_twice(task: Any, expected: str) -> None:
+    result = task.delay() if task is once else task.delay(1, 1)
+    assert sql.claim_call(result.id, "here", "{}")
+    crash_recovery.release_claimed_calls()
+
+    assert status(result) == expected
+    if expected == "failed":
+        with pytest.raises(ProcessDied, match="lost: its worker was told to stop while it ran"):
+            result.get()
+        assert not Call.objects.exists()
+
+
+def test_a_lost_call_can_be_claimed_by_nobody_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = once.delay()
+    assert sql.claim_call(result.id, "here", "{}")
+    in_transaction: list[bool] = []
+    backend: Any = current_app.backend
+    mark = backend.mark_as_failure
+
+    def note_and_mark(*args: Any, **options: Any) -> None:
+        in_transaction.append(len(connection.savepoint_ids) > 0)
+        mark(*args, **options)
+
+    monkeypatch.setattr(backend, "mark_as_failure", note_and_mark)
+    crash_recovery.recover_call(result.id, WORKER_ID, "the process that ran it died")
+
+    assert in_transaction == [True]
+    assert status(result) == "failed"
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite waits for the disk, or never does")
+@pytest.mark.parametrize(("task", "waits"), [(once, True), (add, False)])
+def test_the_claim_of_what_must_not_begin_twice_waits_for_the_disk(task: Any, waits: bool) -> None:
+    result = task.delay() if task is once else task.delay(1, 1)
+    backend: Any = current_app.backend
+    with CaptureQueriesContext(connection) as queries:
+        backend.claim(celery.app.task.Context(id=result.id, task=task.name, hostname="here"))
+
+    claims = [it["sql"] for it in queries if "UPDATE handbell_call" in it["sql"]]
+    assert ["synchronous_commit" in claim for claim in claims] == [not waits]

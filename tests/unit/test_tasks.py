@@ -100,7 +100,7 @@ def test_old_results_are_deleted_over_the_border_of_a_batch_and_young_ones_stay(
     now = timezone.now()
     old, young = now - timedelta(days=3, minutes=1), now - timedelta(days=3) + timedelta(minutes=1)
     assert 2 * retention.MAX_TRANSACTION_ROWS < 2500 < 3 * retention.MAX_TRANSACTION_ROWS
-    TaskResult.objects.bulk_create(TaskResult(task_id=f"task-{number}") for number in range(2510))
+    TaskResult.objects.bulk_create(TaskResult(task_id=f"task-{number}", status="SUCCESS") for number in range(2510))
     GroupResult.objects.bulk_create(GroupResult(group_id=f"group-{number}") for number in range(4))
     Run.objects.bulk_create(Run(workload="serial") for number in range(6))
     first_tasks = [f"task-{number}" for number in range(2500)]
