@@ -1,9 +1,8 @@
 """The test command: `python -m tests` for the tests to run often, `python -m tests all` for every test, and `python -m
-tests coverage` for those of them that are measured.
+tests coverage` for what unit and integration tests cover, processes that they start included.
 
 The first are the unit tests on both databases, and of the tests of running systems those marked `core`, on SQLite and
-the embedded broker: one integration, one fault and one browser test of each kind of work. Measured is what unit and
-integration tests cover, processes that they start included; pyproject.toml has the floor. Two parts run at a time, one
+the embedded broker: one integration, one fault and one browser test of each kind of work. Two parts run at a time, one
 per core.
 """
 
@@ -65,15 +64,15 @@ def both_columns(name: str, folders: Sequence[str], program: Sequence[str] = PYT
 #: It counts processes and milliseconds, and a measured process needs a moment to end.
 UNMEASURED = "tests/unit/test_isolated_fork_server.py"
 QUICK = [Part("core", ["-m", "core and not rabbitmq", *SYSTEMS]), *unit(PYTEST)]
+ALL = [
+    *both_columns("faults+e2e", ["tests/faults", "tests/e2e"]),
+    *both_columns("integration", ["tests/integration"]),
+    *unit(PYTEST),
+    Part("packaging", ["tests/packaging"]),
+]
 MEASURED = [
     *both_columns("integration", ["tests/integration"], MEASURED_PYTEST),
     *unit(MEASURED_PYTEST, f"--ignore={UNMEASURED}"),
-]
-ALL = [
-    *both_columns("faults+e2e", ["tests/faults", "tests/e2e"]),
-    *MEASURED,
-    Part("unit/fork server", [UNMEASURED]),
-    Part("packaging", ["tests/packaging"]),
 ]
 PLANS = {"": QUICK, "all": ALL, "coverage": MEASURED}
 
@@ -83,12 +82,12 @@ def main() -> int:
     if plan not in PLANS:
         print("usage: python -m tests [all | coverage]")
         return 2
-    if plan:
+    if plan == "coverage":
         coverage("erase")
     with tempfile.TemporaryDirectory(prefix="t") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         outcomes = list(pool.map(lambda part: run(part, Path(folder)), PLANS[plan]))
     code = max(outcome.code for outcome in outcomes)
-    if plan:
+    if plan == "coverage":
         coverage("combine", "--quiet")
         code = max(code, coverage("report", "--skip-covered"))
     print()

@@ -43,6 +43,7 @@ NOT_APPLICABLE = {
 #: Tests that fail with Handbell, and need not with Celery: the differences that docs/celery.md has at its top.
 DIFFERENT = {
     "test_generator": "A chord's header that is a generator is read to its end before its first part is called.",
+    "test_chord_header_id_duplicated_on_rabbitmq_msg_duplication": "A message that comes twice runs its task once.",
 }
 WORKER_PROCESSES = 4
 START_SECONDS, STOP_SECONDS = 60, 30
