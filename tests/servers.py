@@ -170,44 +170,43 @@ class RabbitMQ:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
 
 
-class Memcached:
+class _OnAPort:
+    """A server that is one process and answers on a port of its own."""
+
+    def __init__(self, *command: str, port: int) -> None:
+        self.port = port
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for(self._answers, f"{type(self).__name__} answers")
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Memcached(_OnAPort):
     """A memcached that keeps everything to itself."""
 
     def __init__(self) -> None:
         assert MEMCACHED is not None, GET_MEMCACHED
-        self.port = free_port()
+        port = free_port()
         user = ["-u", "root"] if os.getuid() == 0 else []
-        self._process = subprocess.Popen([MEMCACHED, "-l", "127.0.0.1", "-p", str(self.port), *user])
-        wait_for(self._answers, "memcached answers")
+        super().__init__(MEMCACHED, "-l", "127.0.0.1", "-p", str(port), *user, port=port)
 
     def url(self) -> str:
         return f"cache+memcached://127.0.0.1:{self.port}/"
 
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-
-class Valkey:
+class Valkey(_OnAPort):
     """A Valkey on a port, which keeps everything in memory."""
 
     def __init__(self) -> None:
-        self.port = free_port()
-        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--loglevel", "nothing"]
-        self._process = subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
-        wait_for(self._answers, "Valkey answers")
+        port = free_port()
+        options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--loglevel", "nothing"]
+        super().__init__(str(get_binary_path()), *options, port=port)
 
     def url(self, database: int = 0) -> str:
         return f"redis://127.0.0.1:{self.port}/{database}"
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0

@@ -11,6 +11,7 @@ from django.db import connections, transaction
 
 from handbell.celery.backend import DatabaseBackend
 from handbell.celery.call_run import CallRun, call_run
+from handbell.common.outages import retry_through_outage
 
 REPLACED = "Replaced by new task"  # as Celery says it
 logger = get_logger(__name__)
@@ -81,9 +82,13 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
         """Give the call's id free and, in the same transaction, call the signature that takes its place and its id."""
         backend: Any = self.app.backend
         request.call_run = None
-        with transaction.atomic():
-            if backend.end_without_result(request, states.PENDING):
-                run.replacement.delay()
+
+        def hand_over() -> None:
+            with transaction.atomic():
+                if backend.end_without_result(request, states.PENDING):
+                    run.replacement.delay()
+
+        retry_through_outage(hand_over)
         raise Ignore(REPLACED)
 
 

@@ -44,7 +44,7 @@ def _publish_now(message: Message, enqueued_at: Any, producer: Producer | None) 
         sql.delay_sweeper(_outbox.task_ids)
         _outbox.late_at = time.monotonic() + sql.LOST_AFTER.total_seconds() / 2
     publish_call(message, enqueued_at, producer)
-    if message.task_id == _outbox.task_ids[-1]:
+    if _outbox.task_ids[-1:] == [message.task_id]:
         _outbox.task_ids = []
         if many:
             _Confirmations.write()

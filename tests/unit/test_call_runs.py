@@ -9,7 +9,7 @@ import pytest
 from celery import Task, chain, chord, current_app, group, shared_task, states
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_celery_results.models import TaskResult
@@ -457,3 +457,36 @@ def test_the_claim_of_what_must_not_begin_twice_waits_for_the_disk(task: Any, wa
 
     claims = [it["sql"] for it in queries if "UPDATE handbell_call" in it["sql"]]
     assert ["synchronous_commit" in claim for claim in claims] == [not waits]
+
+
+# --- Sending ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_hook_that_calls_a_task_does_not_disturb_the_sending_of_those_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with transaction.atomic():
+        add.delay(1, 1)
+        transaction.on_commit(lambda: add.delay(2, 2))
+        add.delay(3, 3)
+
+    assert Call.objects.count() == 3
+    assert "Error calling" not in caplog.text
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_is_away_when_a_task_is_replaced_only_delays_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = replaced.delay("task")
+    end_claim, attempts = sql.end_claim, []
+
+    def away_at_first(*args: Any, **options: Any) -> bool:
+        attempts.append(args)
+        if len(attempts) == 1:
+            raise OperationalError("server closed the connection")
+        return end_claim(*args, **options)
+
+    monkeypatch.setattr(sql, "end_claim", away_at_first)
+    testing.run_calls()
+
+    assert (len(attempts), result.state, result.get()) == (2, "SUCCESS", 3)
