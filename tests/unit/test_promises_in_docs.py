@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 from handbell import states
 from tests.system import ROOT
 
-STATES = {states.QUEUED, states.RUNNING, *states.FINISHED}
+STATES = {states.WAITING, states.QUEUED, states.RUNNING, *states.FINISHED}
 DOT = (ROOT / "docs/states.dot").read_text()
 
 
