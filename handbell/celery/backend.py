@@ -203,7 +203,8 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
             if request and request.chord:
                 self.on_chord_part_return(request, state, result)
             if chain:
-                self._fail_chain(chain, result, traceback, store_result=stored, state=state)
+                steps = list(chords.steps_with_results(chain))
+                self._fail_chain(steps, result, traceback, store_result=stored, state=state)
             if errbacks:
                 self._call_task_errbacks(_with_errbacks(request, errbacks), result, traceback)
         return True

@@ -1,6 +1,6 @@
 """The end of a chord: all parts have their results, so its body is called with them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from celery import maybe_signature, states
@@ -50,6 +50,15 @@ def _joined(backend: "DatabaseBackend", results: Any) -> list[Any]:
 def count_parts(results: Any) -> int:
     """How many tasks have to end before a chord's body is called: a part that ends in a group counts as many."""
     return sum(1 for _ in _leaves(results))
+
+
+def steps_with_results(chain: Iterable[Any]) -> Iterator[Any]:
+    """The steps of a chain, and in the place of a group, which has no result of its own, those of its parts."""
+    for step in chain:
+        if step.get("subtask_type") in {"group", "chain"}:
+            yield from steps_with_results(step["kwargs"]["tasks"])
+        else:
+            yield step
 
 
 def _leaves(results: Any) -> Iterator[Any]:

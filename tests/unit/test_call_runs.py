@@ -257,6 +257,15 @@ def test_errbacks_are_called_with_the_failure() -> None:
     assert TaskResult.objects.get(task_name=errback.name).result == f'"{result.id}"'
 
 
+def test_a_step_that_fails_fails_the_group_that_the_chain_ends_in() -> None:
+    result: Any = chain(add.s(1, 1), fails.si(), group(add.s(1), add.si(1, 1) | add.s(2))).delay()
+    testing.run_all()
+
+    assert [part.state for part in result.results] == ["FAILURE", "FAILURE"]
+    with pytest.raises(ValueError, match="no"):
+        result.get(timeout=1)
+
+
 # --- Chords -----------------------------------------------------------------------------------------------------------
 
 
