@@ -9,6 +9,7 @@ import os
 import celery
 import django
 from celery.contrib.testing import tasks as _  # noqa: F401  (it registers celery.ping)
+from celery.contrib.testing.app import DEFAULT_TEST_CONFIG
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.published.celery_settings")
 django.setup()
@@ -20,9 +21,8 @@ RESULTS = {"handbell": None, "stock": "django-db", "redis": os.environ["PUBLISHE
 
 app = (handbell.Celery if WHOSE == "handbell" else celery.Celery)("published", include=["t.integration.tasks"])
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.conf.update(worker_hijack_root_logger=False, worker_log_color=False, broker_heartbeat=0)
-if RESULTS[WHOSE]:
-    app.conf.update(result_backend=RESULTS[WHOSE])
+servers = {"broker_url": os.environ["TEST_BROKER"], "result_backend": RESULTS[WHOSE] or app.conf.result_backend}
+app.conf.update(DEFAULT_TEST_CONFIG | servers)
 app.set_default()
 app.loader.import_default_modules()
 
