@@ -121,7 +121,12 @@ class SerialModel(models.Model):
     @classmethod
     def key_of(cls, pk: Any) -> str:
         """The key whose lane changes the row with this primary key."""
-        return f"{cls._meta.label_lower}:{pk}"
+        return f"{cls.stored_as()._meta.label_lower}:{pk}"
+
+    @classmethod
+    def stored_as(cls) -> type["SerialModel"]:
+        """The model whose table the rows are in: of a proxy the one behind it, and otherwise this one."""
+        return cls._meta.concrete_model or cls  # type: ignore[return-value]
 
     @classmethod
     def check(cls, **kwargs: Any) -> list[checks.CheckMessage]:
@@ -134,6 +139,17 @@ class SerialModel(models.Model):
                     hint="Let its Meta inherit from SerialModel.Meta, and its managers from SerialQuerySet.",
                     obj=cls,
                     id="handbell.E010",
+                )
+            )
+        parents = [parent.__name__ for parent in cls._meta.all_parents if issubclass(parent, SerialModel)]
+        if parents and not cls._meta.proxy:
+            found.append(
+                checks.Error(
+                    f"{cls._meta.label} keeps a part of its rows in the table of {parents[0]}, so two lanes would "
+                    "change one row.",
+                    hint=f"Make {parents[0]} abstract, or {cls.__name__} a proxy.",
+                    obj=cls,
+                    id="handbell.E011",
                 )
             )
         return found

@@ -6,8 +6,10 @@ is run again, after everything before it has been written. Functions without `on
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from celery import current_app
@@ -23,11 +25,15 @@ from handbell.serial.modes import Mode
 from handbell.serial.row_state import auto_now_fields, drop_caches, restore, snapshot
 from handbell.serial.sql import OperationFailure, PendingOperation
 
+logger = logging.getLogger(__name__)
+
 RowKey = tuple[type[SerialModel], Any]
 
 
 class _UsesDatabase(BaseException):
-    """Raised in an `on=` function at its first query; not an Exception, so that the function does not catch it."""
+    """Raised in an `on=` function at its first query, to stop it there. One that catches even this is stopped at its
+    next query, or goes on to its end: `BatchApplier` remembers that there was one.
+    """
 
 
 class TransactionSpoiled(BaseException):
@@ -49,7 +55,8 @@ class BatchApplier:
         self._batch: list[tuple[PendingOperation, SerialTask[..., Any] | None, list[Any], dict[str, Any]]] = []
         self._tasks_using_database: set[str] = set()
         self._connection = connections[DEFAULT_DB_ALIAS]
-        self._in_memory = False
+        self._in_memory, self._has_queried = False, False
+        self._classes: dict[type[SerialModel], type[SerialModel]] = {}
         self.savepoints = 0
 
     def prepare(self, batch: Sequence[PendingOperation]) -> None:
@@ -64,6 +71,7 @@ class BatchApplier:
     def apply(self, number: int) -> OperationFailure | None:
         """Apply operation `number` of the prepared batch; its failure, if it failed."""
         operation, task, args, kwargs = self._batch[number]
+        hooks = len(self._connection.run_on_commit)
         try:
             if task is None:
                 raise UnknownTask(  # noqa: TRY301
@@ -78,8 +86,14 @@ class BatchApplier:
             failure = describe_failure(operation, error, blocks=task is not None and task.blocks)
             self.failed.append(failure)
             return failure
+        self._keep_hooks_apart(operation.task, hooks)
         self.succeeded.append((operation.id, result))
         return None
+
+    def _keep_hooks_apart(self, task: str, first: int) -> None:
+        """Let none of the functions that are to run after the commit, from the `first` on, stop those behind it."""
+        registered: list[Any] = self._connection.run_on_commit
+        registered[first:] = [(ids, partial(_run_hook, task, hook), robust) for ids, hook, robust in registered[first:]]
 
     def write(self) -> None:
         """Write all rows that have changed. They are kept: they are as the database has them."""
@@ -94,6 +108,7 @@ class BatchApplier:
     def _on_row(self, number: int, task: SerialTask[..., Any], args: list[Any], kwargs: dict[str, Any]) -> str:
         model: type[SerialModel] = task.on  # type: ignore[assignment]
         key = (model, model._meta.pk.to_python(args[0]))
+        self._take_rows_as(model)
         if key not in self._rows:
             self._load_rows(number, model)
         row = self._loaded_or_new(task, key)
@@ -101,20 +116,23 @@ class BatchApplier:
             return self._on_row_with_database(task, key, row, args, kwargs)
         database, before = self._connection, snapshot(row)
         hooks, broken = len(database.run_on_commit), database.needs_rollback
-        self._in_memory = True
+        self._in_memory, self._has_queried = True, False
         try:
             with in_lane(self.lane, self.lanes, row):
                 result = encode_result(task.name, task.run(row, *args[1:], **kwargs))
-            self._note_change(key, row, before)
-            return result
-        except BaseException as error:
-            restore(row, before)
-            del database.run_on_commit[hooks:]
-            if not isinstance(error, _UsesDatabase):
+            if not self._has_queried:
+                self._note_change(key, row, before)
+                return result
+        except BaseException:
+            if not self._has_queried:
+                restore(row, before)
+                del database.run_on_commit[hooks:]
                 raise
-            database.needs_rollback = broken  # nothing has reached the database, whatever it was about to do
         finally:
             self._in_memory = False
+        restore(row, before)
+        del database.run_on_commit[hooks:]
+        database.needs_rollback = broken  # nothing has reached the database, whatever it was about to do
         self._tasks_using_database.add(task.name)
         args, kwargs = decode_arguments(self._batch[number][0].arguments)  # the function may have changed them
         return self._on_row_with_database(task, key, row, args, kwargs)
@@ -176,6 +194,7 @@ class BatchApplier:
         self._rows.clear()
         self._stored.clear()
         self._dirty.clear()
+        self._classes.clear()
 
     def _loaded_or_new(self, task: SerialTask[..., Any], key: RowKey) -> SerialModel:
         row = self._rows[key]
@@ -186,6 +205,14 @@ class BatchApplier:
                 f"There is no {key[0].__name__} {key[1]!r}. Create it first, or declare {task.name} with create=True."
             )
         return row
+
+    def _take_rows_as(self, model: type[SerialModel]) -> None:
+        """The rows of a table are instances of one class at a time: of its model, or of a proxy."""
+        table = model.stored_as()
+        if self._classes.setdefault(table, model) is not model:
+            self.write()
+            self._forget_rows()
+            self._classes[table] = model
 
     def _load_rows(self, number: int, model: type[SerialModel]) -> None:
         """Load every row of `model` that the rest of the batch needs, with one query."""
@@ -215,11 +242,20 @@ class BatchApplier:
 
         def watch(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
             if self._in_memory:
+                self._has_queried = True
                 raise _UsesDatabase
             return execute(sql, params, many, context)
 
         with self._connection.execute_wrapper(watch):
             yield
+
+
+def _run_hook(task: str, hook: Callable[[], Any]) -> None:
+    """Run what an operation has registered with `transaction.on_commit`. The operations after it have theirs."""
+    try:
+        hook()
+    except Exception:
+        logger.exception("%s: a function that was to run after the commit has failed.", task)
 
 
 def find_serial_task(name: str) -> SerialTask[..., Any] | None:

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from celery.exceptions import TaskRevokedError
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from handbell import states
@@ -17,6 +17,7 @@ PENDING_STATUSES = (states.QUEUED, states.RUNNING)
 MAX_LANES = 1024
 MAX_DEPTH_COUNTED = 10_000  # so that looking costs little
 MAX_MOVE_ROWS = 5_000
+MAX_LOCK_SECONDS = 5.0  # for which a change of their number waits for those who use lanes, and they for it
 
 
 class LaneOverview(NamedTuple):
@@ -109,14 +110,14 @@ def resize(count: int) -> int:
     meanwhile.
 
     Raises:
-        LaneRefused: `count` is out of range, a lane is blocked, or an external operation is running.
+        LaneRefused: `count` is out of range, a lane is blocked, an external operation is running, or a transaction
+            has used lanes for more than five seconds.
     """
     if not 1 <= count <= MAX_LANES:
         raise LaneRefused(f"There can be 1 to {MAX_LANES} lanes, not {count}.")
     with transaction.atomic():
         if connection.vendor == "postgresql":  # SQLite: the transaction began with the write lock
-            with connection.cursor() as cursor:
-                cursor.execute("LOCK TABLE handbell_lane, handbell_operation IN EXCLUSIVE MODE")
+            _lock_tables()
         if Operation.objects.filter(status=states.RUNNING).exists():
             raise LaneRefused("An external operation is running. Change the number of lanes when it has finished.")
         if Lane.objects.filter(blocked_by__isnull=False).exists():
@@ -133,6 +134,23 @@ def resize(count: int) -> int:
             Operation.objects.filter(status=states.QUEUED).values_list("lane", flat=True).distinct().order_by()
         )
     return moved
+
+
+def _lock_tables() -> None:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SET LOCAL lock_timeout = {int(MAX_LOCK_SECONDS * 1000)}; "
+                "LOCK TABLE handbell_lane, handbell_operation IN EXCLUSIVE MODE; "
+                "SET LOCAL lock_timeout = DEFAULT"
+            )
+    except OperationalError as error:
+        if "lock timeout" not in str(error):
+            raise
+        raise LaneRefused(
+            f"A transaction has used lanes for more than {MAX_LOCK_SECONDS:g} s, so their number was not changed. Try "
+            "again; `SELECT * FROM pg_stat_activity WHERE state LIKE 'idle in%'` shows transactions left open."
+        ) from error
 
 
 def _move_waiting(count: int) -> int:

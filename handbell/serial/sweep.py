@@ -10,6 +10,7 @@ from handbell.common.doorbell import adapt_datetime
 from handbell.models import Operation
 from handbell.serial.doorbell import lane_doorbell
 
+MAX_ADMITTED_OPERATIONS = 500  # in one statement: it locks their rows
 RECENT_DRAIN = timedelta(seconds=1)  # a lane that was drained a moment ago is being drained
 
 # Lanes in which an operation waits that nobody works on: a few index look-ups each, however many operations wait.
@@ -36,9 +37,8 @@ def sweep_lanes() -> None:
 
 def _admit_due_operations() -> None:
     """Operations whose countdown or eta has come take their place in the lane, in the order of their ids."""
-    due = Operation.objects.filter(status=states.QUEUED, not_before__lte=timezone.now())
-    lanes = set(due.values_list("lane", flat=True).distinct())
-    if lanes:
-        due.update(not_before=None)
-        for lane in lanes:
+    due = Operation.objects.filter(status=states.QUEUED, not_before__lte=timezone.now()).order_by("id")
+    while found := list(due.values_list("id", "lane")[:MAX_ADMITTED_OPERATIONS]):
+        due.filter(pk__in=[pk for pk, _ in found]).update(not_before=None)
+        for lane in {lane for _, lane in found}:
             lane_doorbell(lane).ring()

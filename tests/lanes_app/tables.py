@@ -36,6 +36,13 @@ with isolate_apps("tests.lanes_app"):
         def doubled(self) -> int:
             return self.size * 2
 
+    class Draft(Document):
+        """The same rows as another class."""
+
+        class Meta(Document.Meta):
+            app_label = "lanes_app"
+            proxy = True
+
     class Tag(SerialModel):
         """A second serial model, with a key of text."""
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from celery import current_app
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from handbell import SerialTask, serial_task
+from handbell import SerialTask, delete_finished, serial_task
 from handbell.errors import NotJson
 from handbell.models import Lane, Operation
 from handbell.serial import sweep
@@ -266,6 +267,20 @@ def test_the_same_task_id_makes_two_calls_one() -> None:
     assert Counter.objects.get().value == 1
 
 
+def test_an_idempotency_key_holds_until_its_operation_is_deleted() -> None:
+    first = increment_value.apply_async(("i",), idempotency_key="order 1")
+    delete_finished(timezone.now())  # it takes nothing that waits
+    assert increment_value.apply_async(("i",), idempotency_key="order 1").id == first.id
+    run_operations()
+
+    delete_finished(timezone.now())
+    second = increment_value.apply_async(("i",), idempotency_key="order 1")
+
+    assert second.id != first.id
+    assert run_operations() == 1
+    assert Counter.objects.get().value == 2
+
+
 NOW = timezone.now()
 
 
@@ -294,6 +309,19 @@ def test_an_operation_for_later_lets_others_pass_until_then(options: dict[str, A
     assert operation(later).not_before is None
     assert run_operations() == 1
     assert later.get() == 11
+
+
+def test_what_becomes_due_at_once_is_let_in_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "MAX_ADMITTED_OPERATIONS", 2)
+    for _ in range(5):
+        increment_value.apply_async(("later",), countdown=60)
+    Operation.objects.update(not_before=timezone.now())
+
+    with CaptureQueriesContext(connection) as queries:
+        sweep.sweep_lanes()
+
+    assert not Operation.objects.exclude(not_before=None).exists()
+    assert sum('SET "not_before" = NULL' in it["sql"] for it in queries.captured_queries) == 3
 
 
 def test_what_is_due_goes_before_what_was_called_after_it() -> None:

@@ -11,7 +11,7 @@ from handbell.models import Operation
 from handbell.testing import run_operations
 from tasks_app.models import Counter
 from tasks_app.tasks import increment_value
-from tests.lanes_app.tables import Document, Shelf, Tag, lane, make
+from tests.lanes_app.tables import Document, Draft, Shelf, Tag, lane, make
 
 pytestmark = pytest.mark.django_db
 happened: list[str] = []
@@ -81,6 +81,32 @@ def say_after_commit(document: Document, what: str, *, query: bool = False, fail
         Shelf.objects.count()
     if fail:
         raise ValueError
+
+
+@serial_task(on=Document)
+def catch_everything(document: Document, *, fail: bool) -> int:
+    """Whatever a query raises, it goes on, or fails in its own way."""
+    document.size += 1
+    count = -1
+    try:
+        count = Shelf.objects.count()
+    except BaseException:
+        if fail:
+            raise ValueError("not counted") from None
+    document.words.append(str(count))
+    return count
+
+
+@serial_task(on=Document)
+def hook_that_raises(document: Document) -> None:
+    transaction.on_commit(lambda: 1 // 0)
+
+
+@serial_task(on=Draft)
+def append_to_draft(draft: Draft, word: str) -> list[str]:
+    assert type(draft) is Draft
+    draft.words.append(word)
+    return draft.words
 
 
 @serial_task(on=Document)
@@ -217,6 +243,52 @@ def test_what_is_to_happen_after_the_commit_happens_once_and_only_if_the_operati
     run_operations()
 
     assert happened == ["0", "2", "4"]
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_a_function_that_catches_everything_still_gets_what_it_asks_the_database_for(fail: bool) -> None:
+    document = make(Document)
+    results = [catch_everything.delay(document.pk, fail=fail), append.delay(document.pk, "a")]
+
+    run_operations()
+
+    assert [result.get() for result in results] == [0, 2]
+    document.refresh_from_db()
+    assert (document.size, document.words) == (1, ["0", "a"])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_hook_that_raises_does_not_keep_the_others_from_running(caplog: pytest.LogCaptureFixture) -> None:
+    document = make(Document)
+    results = [
+        say_after_commit.delay(document.pk, "0"),
+        hook_that_raises.delay(document.pk),
+        say_after_commit.delay(document.pk, "1"),
+    ]
+
+    run_operations()
+
+    assert happened == ["0", "1"]
+    assert [result.state for result in results] == ["SUCCESS"] * 3
+    assert "hook_that_raises: a function that was to run after the commit has failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_proxy_shares_the_lane_of_its_rows() -> None:
+    document = make(Document)
+    results = [
+        append.delay(document.pk, "a"),
+        append_to_draft.delay(document.pk, "b"),
+        append.delay(document.pk, "c"),
+        append_to_draft.delay(document.pk, "d"),
+    ]
+    assert len(set(Operation.objects.values_list("key", flat=True))) == 1
+
+    run_operations()
+
+    assert [result.state for result in results] == ["SUCCESS"] * 4
+    document.refresh_from_db()
+    assert (document.words, document.version) == (["a", "b", "c", "d"], 4)
 
 
 @pytest.mark.parametrize("pk", [None, 4711])

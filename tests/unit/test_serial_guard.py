@@ -16,7 +16,7 @@ from handbell.errors import OutsideLane
 from handbell.models import LaneCount, SerialModel, outside_lanes
 from handbell.models.serial import SerialQuerySet, in_lane
 from tasks_app.models import Counter
-from tests.lanes_app.tables import Box, Document, Shelf, Tag, lane, make
+from tests.lanes_app.tables import Box, Document, Draft, Shelf, Tag, lane, make
 
 pytestmark = pytest.mark.django_db
 
@@ -249,8 +249,13 @@ def test_a_model_whose_writes_could_get_past_its_lanes_is_found_by_check() -> No
         class Meta(SerialModel.Meta):
             app_label = "lanes_app"
 
+    class Child(Fine):
+        class Meta(SerialModel.Meta):
+            app_label = "lanes_app"
+
     def errors(model: type[models.Model]) -> list[str]:
         return [found.id for found in model.check() if found.id and found.id.startswith("handbell")]
 
-    assert [errors(model) for model in (Fine, OwnMeta, FineManagers, Counter, Document)] == [[]] * 5
+    assert [errors(model) for model in (Fine, OwnMeta, FineManagers, Counter, Document, Draft)] == [[]] * 6
     assert [errors(model) for model in (OwnManager, SecondManager)] == [["handbell.E010"]] * 2
+    assert errors(Child) == ["handbell.E011"]

@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from handbell import serial_task
@@ -259,6 +260,24 @@ def test_lanes_are_not_changed_under_what_is_running_or_blocked(document: Docume
     with pytest.raises(LaneRefused, match="running. Change the number of lanes when it has finished"):
         lanes.resize(3)
     assert LaneCount.objects.get().count == Lane.objects.count() != 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_another_number_of_lanes_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite: a transaction waits for the write lock for as long as the database's timeout says")
+    monkeypatch.setattr(lanes, "MAX_LOCK_SECONDS", 0.1)
+    before = LaneCount.objects.get().count
+    other = connection.copy()  # type: ignore[no-untyped-call]
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("BEGIN; SELECT * FROM handbell_lane FOR UPDATE")
+        with pytest.raises(LaneRefused, match=r"A transaction has used lanes for more than 0.1 s"):
+            lanes.resize(before + 1)
+    finally:
+        other.close()
+    assert lanes.resize(before + 1) == 0
+    lanes.resize(before)
 
 
 # --- The command ----------------------------------------------------------------------------------------------------
