@@ -1,9 +1,8 @@
 """The test command: `python -m tests` for the tests to run often, `python -m tests all` for every test, and `python -m
-tests coverage` for what unit and integration tests cover, processes that they start included.
+tests coverage` for what unit and integration tests cover, processes that they start included, which `all` shows, too.
 
 The first are the unit tests on both databases, and of the tests of running systems those marked `core`, on SQLite and
-the embedded broker: one integration, one fault and one browser test of each kind of work. Two parts run at a time, one
-per core.
+the embedded broker: one integration, one fault and one browser test of each kind of work.
 """
 
 import os
@@ -17,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SIDE_BY_SIDE = 2
 SYSTEMS = ("tests/integration", "tests/faults", "tests/e2e")
 PYTEST = ("-m", "pytest")
 MEASURED_PYTEST = ("-m", "coverage", "run", "-m", "pytest")
@@ -64,17 +62,19 @@ def both_columns(name: str, folders: Sequence[str], program: Sequence[str] = PYT
 #: It counts processes and milliseconds, and a measured process needs a moment to end.
 UNMEASURED = "tests/unit/test_isolated_fork_server.py"
 QUICK = [Part("core", ["-m", "core and not rabbitmq", *SYSTEMS]), *unit(PYTEST)]
-ALL = [
-    *both_columns("faults+e2e", ["tests/faults", "tests/e2e"]),
-    *both_columns("integration", ["tests/integration"]),
-    *unit(PYTEST),
-    Part("packaging", ["tests/packaging"]),
-]
 MEASURED = [
     *both_columns("integration", ["tests/integration"], MEASURED_PYTEST),
     *unit(MEASURED_PYTEST, f"--ignore={UNMEASURED}"),
 ]
-PLANS = {"": QUICK, "all": ALL, "coverage": MEASURED}
+ALL = [
+    *reversed(both_columns("celery", ["tests/published"])),  # they mostly wait, the first for a quarter of an hour
+    *both_columns("faults+e2e", ["tests/faults", "tests/e2e"]),
+    *MEASURED,
+    Part("unmeasured", [UNMEASURED]),
+    Part("packaging", ["tests/packaging"]),
+]
+#: What each argument runs, and how many parts of it at a time.
+PLANS = {"": (QUICK, 2), "all": (ALL, 3), "coverage": (MEASURED, 2)}
 
 
 def main() -> int:
@@ -82,12 +82,14 @@ def main() -> int:
     if plan not in PLANS:
         print("usage: python -m tests [all | coverage]")
         return 2
-    if plan == "coverage":
+    parts, at_a_time = PLANS[plan]
+    measured = any(part.program == MEASURED_PYTEST for part in parts)
+    if measured:
         coverage("erase")
-    with tempfile.TemporaryDirectory(prefix="t") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        outcomes = list(pool.map(lambda part: run(part, Path(folder)), PLANS[plan]))
+    with tempfile.TemporaryDirectory(prefix="t") as folder, ThreadPoolExecutor(at_a_time) as pool:
+        outcomes = list(pool.map(lambda part: run(part, Path(folder)), parts))
     code = max(outcome.code for outcome in outcomes)
-    if plan == "coverage":
+    if measured:
         coverage("combine", "--quiet")
         code = max(code, coverage("report", "--skip-covered"))
     print()
