@@ -30,7 +30,7 @@ def settings_are_valid(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -
     unknown: list[CheckMessage] = [
         Warning(it.sentence, hint=it.fix, id="handbell.W002") for it in conf.unknown_settings()
     ]
-    return [*found, *unknown, *_queues(), *_project()]
+    return [*found, *unknown, *_serial_time_limit(), *_queues(), *_project()]
 
 
 @register()
@@ -49,6 +49,18 @@ def celery_is_configured(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
     if list(_queues()):
         return []  # without its queues, Celery has no configuration
     return [*_broker(app), *_result_backend(app), *_default_queue(app)]
+
+
+def _serial_time_limit() -> Iterator[CheckMessage]:
+    limit, idle = conf.conf.SERIAL_TIME_LIMIT_SECONDS, conf.conf.SERIAL_IDLE_SECONDS
+    if limit >= idle:
+        yield Warning(
+            f"HANDBELL_SERIAL_TIME_LIMIT_SECONDS, {limit:g}, is not less than "
+            f"HANDBELL_SERIAL_IDLE_SECONDS, {idle}: PostgreSQL would take the lane from an operation "
+            "before it fails at its time limit, and it would run again.",
+            hint="Make the first smaller, or the second larger.",
+            id="handbell.W004",
+        )
 
 
 def _queues() -> Iterator[CheckMessage]:

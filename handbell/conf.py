@@ -248,6 +248,14 @@ class Conf:
         minimum=1,
         maximum=3600,
     )
+    SERIAL_TIME_LIMIT_SECONDS = Setting(
+        NUMBER,
+        20.0,  # less than SERIAL_IDLE_SECONDS, so that the operation fails before the database ends its transaction
+        "How long an operation may take before it fails with SoftTimeLimitExceeded, unless its task or Celery's "
+        "settings say otherwise. Five seconds later its process is ended.",
+        minimum=0.1,
+        maximum=86_400,
+    )
     SERIAL_UNKNOWN_TASKS = Setting(
         TEXT,
         "fail",

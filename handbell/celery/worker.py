@@ -16,11 +16,13 @@ from typing import Any
 
 from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
+from handbell.common import time_limits
 from handbell.conf import conf
 from handbell.isolated import stop_pipe
 from handbell.plain.crash_recovery import release_claimed_calls
 from handbell.plain.worker_heartbeat import register_worker, start_worker_heartbeat
-from handbell.queues import ISOLATED
+from handbell.queues import ISOLATED, SERIAL
+from handbell.serial.interrupted import fail_at_time_limit, release_running_operations
 
 COLD_STOP_SECONDS = 1.0  # for a worker whose tasks have been cancelled: somebody said QUIT, or Ctrl-C again
 LAUNCH_MARGIN_SECONDS = 1.0  # to record the outcomes of the launches that were ended
@@ -40,6 +42,8 @@ def stop_seconds(queues: Collection[str]) -> float:
 def on_worker_init(sender: Any = None, **kwargs: Any) -> None:
     """Before the pool's processes are forked."""
     _ThisWorker.worker = sender
+    if SERIAL in sender.app.amqp.queues.consume_from:
+        time_limits.open_table()
     if ISOLATED in sender.app.amqp.queues.consume_from:
         stop_pipe.open_pipe()
     register_worker(sender.hostname)
@@ -48,6 +52,8 @@ def on_worker_init(sender: Any = None, **kwargs: Any) -> None:
 @worker_ready.connect
 def on_worker_ready(sender: Any = None, **kwargs: Any) -> None:
     start_worker_heartbeat(str(sender.hostname))
+    if SERIAL in sender.app.amqp.queues.consume_from:
+        time_limits.watch_time_limits(fail_at_time_limit)
 
 
 @worker_shutting_down.connect
@@ -63,6 +69,7 @@ def on_worker_shutting_down(how: str = "Warm", **kwargs: Any) -> None:
 @worker_shutdown.connect
 def on_worker_shutdown(**kwargs: Any) -> None:
     release_claimed_calls()
+    release_running_operations()
 
 
 def _exit_after(seconds: float) -> None:
@@ -72,5 +79,6 @@ def _exit_after(seconds: float) -> None:
     for process in getattr(getattr(_ThisWorker.worker.pool, "_pool", None), "_pool", ()):
         with suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
+    release_running_operations()
     logging.shutdown()
     os._exit(os.EX_OK)

@@ -16,9 +16,11 @@ from celery import current_app
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from handbell.common.codec import decode_arguments, encode_error, encode_result, formatted_traceback
+from handbell.common.time_limits import is_told_to_stop, run_limited
 from handbell.errors import HandbellError, RowMissing, UnknownTask
 from handbell.models import SerialModel
 from handbell.models.serial import in_lane
+from handbell.serial import sql
 from handbell.serial.bulk_write import write_changed
 from handbell.serial.declare import SerialTask
 from handbell.serial.modes import Mode
@@ -57,12 +59,16 @@ class BatchApplier:
         self._connection = connections[DEFAULT_DB_ALIAS]
         self._in_memory, self._has_queried = False, False
         self._classes: dict[type[SerialModel], type[SerialModel]] = {}
+        self._limits: dict[str, tuple[float | None, float | None]] = {}
         self.savepoints = 0
 
     def prepare(self, batch: Sequence[PendingOperation]) -> None:
         """Find the tasks and decode the arguments of the whole batch at once."""
         decoded = json.loads(f"[{','.join(operation.arguments for operation in batch)}]")
         tasks = {name: find_serial_task(name) for name in {operation.task for operation in batch}}
+        self._limits = {name: task.time_limits() for name, task in tasks.items() if task is not None}
+        declared = [task.name for task in tasks.values() if task and (task.soft_time_limit or task.time_limit)]
+        sql.allow_silence(max((self._limits[name][1] or 0.0 for name in declared), default=0.0))
         self._batch = [
             (operation, tasks[operation.task], args, kwargs)
             for operation, (args, kwargs) in zip(batch, decoded, strict=True)
@@ -79,10 +85,12 @@ class BatchApplier:
                 )
             if task.on is None:
                 self.write()
-                result = self._with_database(task, args, kwargs)
+                result = self._with_database(number, task, args, kwargs)
             else:
                 result = self._on_row(number, task, args, kwargs)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is, it is the operation's own)
+        except (Exception, SystemExit) as error:  # (whatever it is, it is the operation's own)
+            if is_told_to_stop(error):
+                raise
             failure = describe_failure(operation, error, blocks=task is not None and task.blocks)
             self.failed.append(failure)
             return failure
@@ -113,13 +121,13 @@ class BatchApplier:
             self._load_rows(number, model)
         row = self._loaded_or_new(task, key)
         if self.mode.writes_each or task.name in self._tasks_using_database:
-            return self._on_row_with_database(task, key, row, args, kwargs)
+            return self._on_row_with_database(number, task, key, row, args, kwargs)
         database, before = self._connection, snapshot(row)
         hooks, broken = len(database.run_on_commit), database.needs_rollback
         self._in_memory, self._has_queried = True, False
         try:
             with in_lane(self.lane, self.lanes, row):
-                result = encode_result(task.name, task.run(row, *args[1:], **kwargs))
+                result = self._run(number, task, (row, *args[1:]), kwargs)
             if not self._has_queried:
                 self._note_change(key, row, before)
                 return result
@@ -135,7 +143,16 @@ class BatchApplier:
         database.needs_rollback = broken  # nothing has reached the database, whatever it was about to do
         self._tasks_using_database.add(task.name)
         args, kwargs = decode_arguments(self._batch[number][0].arguments)  # the function may have changed them
-        return self._on_row_with_database(task, key, row, args, kwargs)
+        return self._on_row_with_database(number, task, key, row, args, kwargs)
+
+    def _run(self, number: int, task: SerialTask[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+        """Run the function, within its time limits; its result as JSON."""
+        operation = self._batch[number][0]
+        attempt = operation.attempts + self.mode.claims_first
+        return encode_result(
+            task.name,
+            run_limited(operation.id, attempt, *self._limits[task.name], lambda: task.run(*args, **kwargs)),
+        )
 
     def _note_change(self, key: RowKey, row: SerialModel, before: dict[str, Any]) -> None:
         drop_caches(row, before)
@@ -151,6 +168,7 @@ class BatchApplier:
 
     def _on_row_with_database(
         self,
+        number: int,
         task: SerialTask[..., Any],
         key: RowKey,
         row: SerialModel,
@@ -162,7 +180,7 @@ class BatchApplier:
         before = snapshot(row)
         try:
             with self._savepoint(), in_lane(self.lane, self.lanes, row):
-                result = encode_result(task.name, task.run(row, *args[1:], **kwargs))
+                result = self._run(number, task, (row, *args[1:]), kwargs)
                 if row.pk is not None or key[0]._base_manager.filter(pk=key[1]).exists():  # it may have been deleted
                     self._note_change(key, row, before)
                     self.write()
@@ -170,10 +188,10 @@ class BatchApplier:
             self._forget_rows()
         return result
 
-    def _with_database(self, task: SerialTask[..., Any], args: list[Any], kwargs: dict[str, Any]) -> str:
+    def _with_database(self, number: int, task: SerialTask[..., Any], args: list[Any], kwargs: dict[str, Any]) -> str:
         try:
             with self._savepoint(), in_lane(self.lane, self.lanes):
-                return encode_result(task.name, task.run(*args, **kwargs))
+                return self._run(number, task, args, kwargs)
         finally:
             self._forget_rows()
 
@@ -188,6 +206,8 @@ class BatchApplier:
             try:
                 yield
             except (Exception, SystemExit) as error:
+                if is_told_to_stop(error):
+                    raise
                 raise TransactionSpoiled from error
 
     def _forget_rows(self) -> None:

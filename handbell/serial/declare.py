@@ -13,6 +13,7 @@ from django.db import models
 from django.utils import timezone
 
 from handbell.common.ledger_task import LedgerTask, ManyResults
+from handbell.conf import conf
 from handbell.models import SerialModel
 from handbell.queues import SERIAL
 from handbell.serial.enqueue import OperationCall, enqueue_operation, enqueue_operations
@@ -26,6 +27,7 @@ OnFailure = Literal["continue", "block"]
 
 TAKES = "task_id, countdown, eta and idempotency_key; to go on after it, enqueue from within another task"
 GLOBAL_KEY = ""
+GRACE_SECONDS = 5.0  # from the soft time limit to the hard one, where none is given
 MAX_KEY_CHARACTERS = 255  # as in the ledger's columns
 
 
@@ -40,6 +42,16 @@ class SerialTask(LedgerTask[P, R_co]):
     key: str | None = None
     external = False
     blocks = False  # a failure holds the lane
+
+    def time_limits(self) -> tuple[float | None, float | None]:
+        """For how many seconds its function may run until `SoftTimeLimitExceeded` is raised in it, and until its
+        process is killed: as it declares, or Celery's settings for all tasks, or `HANDBELL_SERIAL_TIME_LIMIT_SECONDS`.
+        """
+        soft = self.soft_time_limit or self.app.conf.task_soft_time_limit
+        hard = self.time_limit or self.app.conf.task_time_limit
+        if not soft and not hard:
+            soft = conf.SERIAL_TIME_LIMIT_SECONDS
+        return soft, hard or (soft and soft + GRACE_SECONDS)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Called directly it is the function itself, which takes a row where a call takes a key.
@@ -142,7 +154,13 @@ def _checked_length(what: str, text: str) -> str:
 def serial_task(function: Callable[P, R], /) -> SerialTask[P, R]: ...
 @overload
 def serial_task(
-    *, on: type[Row], create: bool = ..., on_failure: OnFailure = ..., name: str = ...
+    *,
+    on: type[Row],
+    create: bool = ...,
+    on_failure: OnFailure = ...,
+    name: str = ...,
+    soft_time_limit: float | None = ...,
+    time_limit: float | None = ...,
 ) -> Callable[[Callable[Concatenate[Row, P], R]], SerialTask[Concatenate[Row | PrimaryKey, P], R]]: ...
 @overload
 def serial_task(
@@ -151,6 +169,8 @@ def serial_task(
     external: bool = ...,
     on_failure: OnFailure = ...,
     name: str = ...,
+    soft_time_limit: float | None = ...,
+    time_limit: float | None = ...,
     bind: Literal[False] = ...,
 ) -> Callable[[Callable[P, R]], SerialTask[P, R]]: ...
 @overload
@@ -160,6 +180,8 @@ def serial_task(
     external: bool = ...,
     on_failure: OnFailure = ...,
     name: str = ...,
+    soft_time_limit: float | None = ...,
+    time_limit: float | None = ...,
     bind: Literal[True],
 ) -> Callable[[Callable[Concatenate[Any, P], R]], SerialTask[P, R]]: ...
 def serial_task(

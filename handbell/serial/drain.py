@@ -32,10 +32,11 @@ MAX_BATCH_SECONDS = 0.2  # applying is cut short here, so that the lock is not h
 MAX_SAVEPOINTS = 60  # in a transaction: PostgreSQL keeps up to 64 subtransactions in shared memory
 MAX_CRASHES = 3  # processes that one operation may cost before it is given up
 CLAIM_SECONDS = 3.0  # from claiming an operation that is run one by one to having the lock for it
+NO_LIMIT_SECONDS = 7 * 86_400  # Celery's limits for all tasks are kept for each operation
 logger = logging.getLogger(__name__)
 
 
-@shared_task(name=doorbell.DRAIN, ignore_result=True)
+@shared_task(name=doorbell.DRAIN, ignore_result=True, time_limit=NO_LIMIT_SECONDS, soft_time_limit=NO_LIMIT_SECONDS)
 def drain(lane: int) -> None:
     """Apply what waits in the lane, and then in others whose doorbell has been rung, for about a second in all."""
     end = time.monotonic() + SLICE_SECONDS

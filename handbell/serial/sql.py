@@ -14,6 +14,7 @@ from handbell.common.doorbell import adapt_datetime
 from handbell.conf import conf
 from handbell.serial.doorbell import doorbell_name
 
+SILENCE_MARGIN_SECONDS = 5.0  # for the kill at a time limit to come first
 logger = logging.getLogger(__name__)
 
 # The states are literals, not parameters, so that both databases see that the partial index applies.
@@ -76,6 +77,14 @@ def lock_lane(lane: int, *, wait: bool = False) -> bool | None:
             cursor.execute("SELECT NOT paused AND blocked_by IS NULL FROM handbell_lane WHERE id = %s", (lane,))
         found = cursor.fetchone()
     return bool(found[0]) if found else None
+
+
+def allow_silence(seconds: float) -> None:
+    """Let this transaction be silent for `seconds` and a little longer, if that is more than `lock_lane` allows."""
+    if connection.vendor == "postgresql" and seconds >= conf.SERIAL_IDLE_SECONDS:
+        milliseconds = int((seconds + SILENCE_MARGIN_SECONDS) * 1000)
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
 
 
 def pending_operations(lane: int, limit: int) -> list[PendingOperation]:

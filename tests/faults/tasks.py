@@ -1,6 +1,7 @@
 """Tasks that misbehave, tasks whose histories can be judged, and a producer that calls those."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -29,6 +30,25 @@ def follow(counter: Counter, number: int) -> int:
 @serial_task(on=Counter, create=True)
 def crash(counter: Counter) -> None:
     os._exit(1)
+
+
+@serial_task(on=Counter, create=True, soft_time_limit=0.5)
+def never_end(counter: Counter) -> None:
+    counter.value += 1_000
+    while True:
+        pass
+
+
+@serial_task(soft_time_limit=0.5)
+def never_end_in_a_transaction() -> None:
+    Counter.objects.exists()
+    time.sleep(600)
+
+
+@serial_task(on=Counter, create=True, time_limit=1)
+def never_end_in_c(counter: Counter) -> None:
+    """One call of a function in C, which gives nobody else in its process a turn."""
+    re.match("(a+)+$", "a" * 60 + "b")
 
 
 @serial_task(on=Counter, create=True)

@@ -1,5 +1,6 @@
 """What happens to a lane on a bad day, a sentence each."""
 
+import json
 import signal
 import threading
 from collections.abc import Callable
@@ -15,7 +16,15 @@ from handbell.serial.drain import drain
 from tasks_app.models import Counter
 from tasks_app.tasks import increment_value
 from tests.conftest import COLUMNS
-from tests.faults.tasks import crash, follow, hold_the_commit, note_and_wait
+from tests.faults.tasks import (
+    crash,
+    follow,
+    hold_the_commit,
+    never_end,
+    never_end_in_a_transaction,
+    never_end_in_c,
+    note_and_wait,
+)
 from tests.servers import wait_for
 from tests.system import System
 
@@ -32,6 +41,14 @@ def enqueue_around_a_crash() -> None:
     increment_value.delay_many([("visits",)] * 2)
     crash.delay("visits")
     increment_value.delay_many([("visits",)] * 2)
+
+
+def enqueue_around_what_never_ends() -> None:
+    never_ending = (never_end.s("visits"), never_end_in_a_transaction.s(), never_end_in_c.s("visits"))
+    for signature in never_ending:
+        increment_value.delay_many([("visits",)] * 2)
+        signature.delay()
+    increment_value.delay("visits")
 
 
 def enqueue_in_order_and_ring_too_often() -> None:
@@ -115,6 +132,17 @@ def test_an_operation_that_kills_its_process_is_lost_and_its_neighbours_are_kept
     assert system.call(values) == {"visits": 4}
 
 
+def test_an_operation_that_never_ends_fails_alone_at_its_time_limit(system: System) -> None:
+    system.call(enqueue_around_what_never_ends)
+    with system.worker("-Q", "serial", "-c", "1", INCLUDE):
+        wait_until_all_is_done(system)
+    found = system.call(operations)
+    failed = [json.loads(result)["exc_type"] for status, _, result in found if status == "failed"]
+    assert failed == ["SoftTimeLimitExceeded", "SoftTimeLimitExceeded", "TimeLimitExceeded"]
+    assert [attempts for _, attempts, _ in found] == [1] * 10
+    assert system.call(values) == {"visits": 7}
+
+
 def test_eight_processes_change_a_row_one_at_a_time_and_in_order(system: System) -> None:
     with system.worker("-Q", "serial", "-c", "8", INCLUDE):
         system.call(enqueue_in_order_and_ring_too_often)
@@ -178,3 +206,17 @@ def test_an_external_operation_runs_again_when_its_worker_is_killed(system: Syst
         wait_until_all_is_done(system)
     assert len(lines.read_text().split()) == 2
     assert system.call(operations) == [["succeeded", 2, '"x"']]
+
+
+def test_an_external_operation_that_a_stop_cuts_short_runs_again_at_once(system: System, tmp_path: Path) -> None:
+    system.environment["HANDBELL_STOP_SECONDS"] = "1"
+    lines = tmp_path / "lines"
+    with system.worker("-Q", "serial", "-c", "1", "-n", "first@%h", INCLUDE) as first:
+        system.call(enqueue_external, str(lines))
+        wait_for(lines.exists, "it has begun")
+        assert first.terminate() == 0
+    assert system.call(operations) == [["queued", 0, None]]
+    with system.worker("-Q", "serial", "-c", "1", "-n", "second@%h", INCLUDE):
+        wait_until_all_is_done(system)
+    assert len(lines.read_text().split()) == 2
+    assert system.call(operations) == [["succeeded", 1, '"x"']]

@@ -50,6 +50,12 @@ def test_a_setting_that_cannot_be_used(settings: LazySettings) -> None:
     assert message.hint == "Set it to a whole number from 3 to 86400."
 
 
+def test_a_time_limit_that_comes_too_late(settings: LazySettings) -> None:
+    settings.HANDBELL_SERIAL_IDLE_SECONDS = 20
+    (warning,) = found()
+    assert (warning.id, "is not less than HANDBELL_SERIAL_IDLE_SECONDS, 20" in warning.msg) == ("handbell.W004", True)
+
+
 @pytest.mark.parametrize("path", ["nowhere.QUEUES", "tasks_app.queues.NOTHING", "QUEUES", f"{__name__}.NO_TABLE"])
 def test_a_path_that_leads_to_no_table_of_queues(path: str, settings: LazySettings) -> None:
     settings.HANDBELL_QUEUES = path

@@ -330,3 +330,33 @@ def test_what_is_due_goes_before_what_was_called_after_it() -> None:
 
     assert run_operations(scheduled=True) == 2
     assert (later.get(), now.get()) == (10, 11)
+
+
+# --- Time limits ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "for_all_tasks", "expected"),
+    [
+        ({}, {}, (7, 12)),  # the setting, and five seconds more
+        ({"soft_time_limit": 60}, {}, (60, 65)),
+        ({"time_limit": 60}, {}, (None, 60)),
+        ({"soft_time_limit": 60, "time_limit": 61}, {"task_time_limit": 90}, (60, 61)),
+        ({}, {"task_time_limit": 90}, (None, 90)),
+        ({"soft_time_limit": 60}, {"task_time_limit": 90}, (60, 90)),
+    ],
+)
+def test_time_limits_come_from_the_task_or_celery_or_the_setting(
+    declared: dict[str, Any],
+    for_all_tasks: dict[str, Any],
+    expected: tuple[float | None, float],
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings.HANDBELL_SERIAL_TIME_LIMIT_SECONDS = 7
+    for name, value in for_all_tasks.items():
+        monkeypatch.setitem(current_app.conf.changes, name, value)
+    for name, value in declared.items():
+        monkeypatch.setattr(report, name, value)
+
+    assert report.time_limits() == expected
