@@ -355,7 +355,8 @@ def test_time_limits_come_from_the_task_or_celery_or_the_setting(
 ) -> None:
     settings.HANDBELL_SERIAL_TIME_LIMIT_SECONDS = 7
     for name, value in for_all_tasks.items():
-        monkeypatch.setitem(current_app.conf.changes, name, value)
+        changes: Any = current_app.conf.changes
+        monkeypatch.setitem(changes, name, value)
     for name, value in declared.items():
         monkeypatch.setattr(report, name, value)
 
