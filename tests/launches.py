@@ -182,6 +182,12 @@ def use_the_database(item: int) -> int:
 
 
 @isolated_task(timeout=30)
+async def use_the_database_async(item: int) -> int:
+    await Score.objects.acreate(item=item, value=item)
+    return await Score.objects.acount()
+
+
+@isolated_task(timeout=30)
 def note(path: str, seconds: float = 0.0) -> None:
     """Leaves a line in a file, so that one can count how often it was started."""
     with Path(path).open("a") as file:

@@ -1,5 +1,6 @@
 """Plain tasks that behave, and others that do not; a worker takes them with `--include=tests.plain`."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from django_celery_results.models import TaskResult
 
 from handbell.models import Call
 from handbell.plain.message import Message
+from tasks_app.models import Score
 
 SECONDS = 100  # what anything may take on a machine that is busy with something else
 WORKER = ("-Q", "cpu", "-c", "2", "--include=tests.plain")  # the options of a worker for them
@@ -183,6 +185,27 @@ def softly() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT 1")
         time.sleep(60)
+
+
+@shared_task(queue="cpu", soft_time_limit=1, time_limit=20)
+async def softly_awaiting(path: str) -> None:
+    """Cleans up when it is cancelled, with the database."""
+    note(path, "began")
+    try:
+        await asyncio.sleep(60)
+    finally:
+        score = await Score.objects.acreate(item=4711, value=1)
+        await asyncio.sleep(0)
+        note(path, str(await Score.objects.filter(pk=score.pk).acount()))
+
+
+@shared_task(queue="cpu", soft_time_limit=1, time_limit=20)
+async def undeterred() -> str:
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        return "cancelled"
+    return "slept"
 
 
 @shared_task(queue="cpu")

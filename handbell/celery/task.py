@@ -1,14 +1,19 @@
 """The class of every `@shared_task`: written as Celery's documentation says, with its state known from the call on."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import states
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, Reject
+from celery.result import AsyncResult
 from celery.utils.log import get_logger
 from django.db import connections, transaction
 
+from handbell.celery.async_run import synchronous
 from handbell.celery.backend import DatabaseBackend
 from handbell.celery.call_run import CallRun, call_run
 from handbell.common.outages import retry_through_outage
@@ -24,10 +29,23 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
     claims = 1  # calls that a process claims at a time (see plain/batching.py): more, for tasks that take milliseconds
     max_crashes = 3  # processes that may die while they run one call before it is lost; 1: it never runs a second time
     Request = "handbell.celery.request:PlainRequest"
+    coroutine_function: Callable[..., Any] | None = None  # of an `async def` task, which `run` runs to its end
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        given = cls.__dict__.get("run")
+        function = given.__func__ if isinstance(given, staticmethod) else given
+        if inspect.iscoroutinefunction(function):
+            cls.coroutine_function = given
+            cls.run = synchronous(function, bound=function is given)  # type: ignore[method-assign]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """In a worker, claim the call and run it; anywhere else, call the function itself."""
+        """In a worker, claim the call and run it; anywhere else, call the function itself, which for an `async def`
+        function returns a coroutine.
+        """
         request: Any = self.request
+        if request.called_directly and self.coroutine_function is not None:
+            return self.coroutine_function(*args, **kwargs)
         run = call_run(request)
         is_here = request.called_directly or request.is_eager or (run is not None and run.has_begun)
         if is_here or not isinstance(self.app.backend, DatabaseBackend):
@@ -56,6 +74,10 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
         if run.replacement is not None:
             self._call_replacement(request, run)
         return result
+
+    async def adelay(self, *args: Any, **kwargs: Any) -> AsyncResult[Any]:
+        """`delay`, for asynchronous callers."""
+        return await sync_to_async(self.apply_async)(args, kwargs)
 
     def _claim(self, request: Any) -> None:
         if is_recorded(self, request.ignore_result):

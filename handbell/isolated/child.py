@@ -1,7 +1,9 @@
 """What a launch's own process does, between the fork and its end: run the task, and write its outcome to a pipe."""
 
+import asyncio
 import ctypes
 import gc
+import inspect
 import os
 import resource
 import signal
@@ -122,6 +124,8 @@ def _call_task(order: LaunchOrder) -> str:
         delivery = {"routing_key": task.queue}
         task.push_request(id=order.task_id, args=args, kwargs=kwargs, called_directly=False, delivery_info=delivery)
     result = task.run(*args, **kwargs)
+    if inspect.iscoroutine(result):
+        result = asyncio.run(result)
     text = encode_result(order.task, result)
     if len(text) > MAX_RESULT_CHARACTERS:
         raise ResultTooLarge(

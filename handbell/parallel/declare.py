@@ -1,6 +1,6 @@
 """Declaring a job: `over`, `map`, `reduce` and `save` say what is to be done, and `start` writes it to the ledger."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
@@ -72,7 +72,15 @@ class Pipeline(Generic[T]):
     reducer: str = ""
     saver: str = ""
 
-    def map(self, task: HasRun[Callable[Concatenate[T, P], R]], /, *args: P.args, **kwargs: P.kwargs) -> "Pipeline[R]":
+    @overload
+    def map(
+        self, task: HasRun[Callable[Concatenate[T, P], Coroutine[Any, Any, R]]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> "Pipeline[R]": ...
+    @overload
+    def map(
+        self, task: HasRun[Callable[Concatenate[T, P], R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> "Pipeline[R]": ...
+    def map(self, task: Any, /, *args: Any, **kwargs: Any) -> "Pipeline[Any]":
         """Call `task(item, *args, **kwargs)` in the worker's own process; a second `map` takes the first one's result.
 
         Raises:

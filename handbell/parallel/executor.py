@@ -1,5 +1,6 @@
 """Running the items of a chunk in this process, each failing alone, until all are done or it is time to stop."""
 
+import asyncio
 import json
 import threading
 import time
@@ -11,11 +12,13 @@ from itertools import count
 from traceback import TracebackException
 from typing import Any, NamedTuple
 
+from asgiref.sync import sync_to_async
 from django.db import connections
 
 from handbell.common.codec import encode, storable
+from handbell.common.event_loop import run_coroutine
 from handbell.errors import NotJson
-from handbell.parallel.import_paths import load_function
+from handbell.parallel.import_paths import coroutine_function, load_function
 
 MAX_ITEM_TRACEBACK_CHARACTERS = 10_000
 MAX_ITEM_ERROR_CHARACTERS = 2_000
@@ -68,6 +71,26 @@ def compose_stages(stages: Sequence[Sequence[Any]]) -> Callable[[Any], Any]:
     return run_stages
 
 
+def compose_async_stages(stages: Sequence[Sequence[Any]]) -> Callable[[Any], Any] | None:
+    """The same as an `async def` function, if one of the stages is. Those that are none run one at a time, in the
+    thread that waits for the loop.
+    """
+    functions = [coroutine_function(name) for name, _, _ in stages]
+    if not any(functions):
+        return None
+    calls = [
+        (function or sync_to_async(load_function(name)), tuple(args), dict(kwargs))
+        for function, (name, args, kwargs) in zip(functions, stages, strict=True)
+    ]
+
+    async def run_stages(item: Any) -> Any:
+        for run, args, kwargs in calls:
+            item = await run(item, *args, **kwargs)
+        return item
+
+    return run_stages
+
+
 def run_sequentially(call: Callable[[Any], Any], items: Sequence[Any], stop: Callable[[], bool]) -> ChunkOutcome:
     """Run the items one after the other, in this thread."""
     outcome = ChunkOutcome()
@@ -107,6 +130,31 @@ def run_in_threads(
         worker.start()
     for worker in workers:
         worker.join()
+    return ChunkOutcome(results[: len(begun)], sorted(failed))
+
+
+def run_on_loop(
+    call: Callable[[Any], Any], items: Sequence[Any], stop: Callable[[], bool], at_a_time: int
+) -> ChunkOutcome:
+    """Run several items at a time, each of them a coroutine on one event loop, which `call` makes."""
+    results: list[Any] = [None] * len(items)
+    failed: list[FailedItem] = []
+    numbers, begun = iter(range(len(items))), set[int]()
+
+    async def work() -> None:
+        for number in numbers:
+            begun.add(number)
+            try:
+                results[number] = await call(items[number])
+            except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001
+                failed.append(failed_item(number, error))
+            if stop():
+                return
+
+    async def work_together() -> None:
+        await asyncio.gather(*(work() for _ in range(min(at_a_time, len(items)))))
+
+    run_coroutine(work_together)
     return ChunkOutcome(results[: len(begun)], sorted(failed))
 
 

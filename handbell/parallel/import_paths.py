@@ -41,3 +41,8 @@ def load_function(path: str) -> Callable[..., Any]:
         raise UnknownTask(f"This deployment has no task called {path}. Deploy it.")
     run: Callable[..., Any] = task.run
     return run
+
+
+def coroutine_function(path: str) -> Callable[..., Any] | None:
+    """The `async def` function of the task with this name, if it is one."""
+    return getattr(current_app.tasks.get(path), "coroutine_function", None)

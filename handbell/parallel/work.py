@@ -17,10 +17,12 @@ from handbell.parallel.executor import (
     ChunkOutcome,
     FailedItem,
     StopCondition,
+    compose_async_stages,
     compose_stages,
     failed_item,
     job_context,
     run_in_threads,
+    run_on_loop,
     run_sequentially,
 )
 from handbell.parallel.finish import finish_if_done
@@ -57,12 +59,15 @@ def _run_items(claim: ChunkClaim, items: Sequence[Any], stop: StopCondition) -> 
     started = time.perf_counter()
     try:
         call = compose_stages(job.stages)
+        async_call = compose_async_stages(job.stages) if job.threads > 1 else None
         for function in filter(None, (job.reducer, job.saver)):
             load_function(function)  # so that a missing one is noticed before the work
     except Exception as error:  # noqa: BLE001  (a task or function is missing: every item fails with that)
         return ChunkOutcome([None] * len(items), [failed_item(number, error) for number in range(len(items))])
     if chunk.run_in_subprocess or job.item_timeout is not None:
         outcome = SubprocessExecutor(call, items, stop, job.threads, job.item_timeout).run()
+    elif async_call is not None:
+        outcome = run_on_loop(async_call, items, stop, job.threads)
     elif job.threads > 1:
         outcome = run_in_threads(call, items, stop, job.threads)
     else:

@@ -236,6 +236,11 @@ def _check_declaration(
     on_failure: str,
 ) -> None:
     name, parameters = run.__name__, inspect.signature(run).parameters
+    if inspect.iscoroutinefunction(run):
+        raise TypeError(
+            f"@serial_task {name}: it runs in the transaction of its lane, which an `async def` function cannot share. "
+            "Write `def`, or put what has to wait for others into a @shared_task."
+        )
     if on is not None and (key is not None or external):
         raise TypeError(f"@serial_task {name}: on= gives the key and the row; leave out key= and external=.")
     if on is not None and not (inspect.isclass(on) and issubclass(on, SerialModel)):

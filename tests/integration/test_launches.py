@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from celery import current_app
@@ -19,6 +20,7 @@ from tests.launches import (
     segfault,
     statuses,
     use_the_database,
+    use_the_database_async,
     wait_for_file,
     wait_until,
 )
@@ -46,6 +48,8 @@ def launch_several() -> list[int]:
     """One that crashed, one that failed, and one that hangs."""
     results = [use_the_database.delay(item) for item in range(3)]
     assert max(result.get(timeout=WAIT_SECONDS) for result in results) == Score.objects.count() == 3
+    counted: Any = use_the_database_async.delay(3)
+    assert counted.get(timeout=WAIT_SECONDS) == 4
     crashed, failed, hanging = segfault.launch(), fail.launch("no cover"), hang.apply_async(time_limit=600)
     wait_for(lambda: Launch.objects.filter(status="running", pid__gt=0).count() == 1, "only one runs", WAIT_SECONDS)
     return [crashed.pk, failed.pk, Launch.objects.get(task_id=hanging.id).pk]

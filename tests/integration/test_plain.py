@@ -33,10 +33,12 @@ from tests.plain import (
     quick,
     replaces_itself,
     softly,
+    softly_awaiting,
     sometimes,
     take,
     third_time,
     total,
+    undeterred,
     until,
     wait_for_no_calls,
 )
@@ -290,6 +292,18 @@ def test_connections_are_kept_and_replaced_when_something_went_wrong(at_work: Sy
     assert states == ["FAILURE"] * 3
     if "DATABASE_URL" in at_work.environment:
         assert left == 0
+
+
+def await_until_the_soft_limit(path: str) -> list[Any]:
+    results = [softly_awaiting.delay(path), undeterred.delay()]
+    until(lambda: all(result.ready() for result in results))
+    return [results[0].state, repr(results[0].result), results[1].get()]
+
+
+def test_an_async_task_is_cancelled_at_its_soft_time_limit(at_work: System, tmp_path: Path) -> None:
+    state, error, undeterred_result = at_work.call(await_until_the_soft_limit, str(tmp_path / "notes"))
+    assert (state, error, undeterred_result) == ("FAILURE", "SoftTimeLimitExceeded()", "cancelled")
+    assert lines(tmp_path / "notes") == ["began", "1"]
 
 
 def call_quick_ones() -> list[Any]:

@@ -65,6 +65,11 @@ def download(url: str, retries: int = 0) -> dict[str, int]:
 
 
 @shared_task
+async def fetch_length(url: str) -> int:
+    return len(url)
+
+
+@shared_task
 def scrape_url(url: str) -> str:
     return url
 
@@ -118,6 +123,8 @@ def isolated() -> None:
 
 def parallel(urls: Sequence[str], words: Sequence[str]) -> Job:
     fetched: Pipeline[str] = over(urls).map(scrape_url)
+    lengths: Pipeline[int] = over(urls).map(fetch_length)
+    lengths.start("io", threads=100)
     assert_type(fetched.map(find_frequency, words), Pipeline[dict[str, int]])
     job = over(urls).map(scrape_url).map(find_frequency, words=words).reduce(aggregate_results).start("io", threads=16)
     over(Counter.objects.all()).map(scrape_url).save(print).start()

@@ -18,11 +18,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
         (lambda: over("abc"), "not a str"),
         (lambda: over(5), "not a int"),  # type: ignore[call-overload]
         (lambda: over(range(3)).start(), "add .map"),
-        (lambda: over(range(3)).map(len), "takes a task"),  # type: ignore[arg-type]
+        (lambda: over(range(3)).map(len), "takes a task"),  # type: ignore[call-overload]
         (lambda: over(range(3)).map(increment_value), "whose calls are rows of a ledger"),
-        (lambda: over(range(3)).map(plus, {1}), "must be JSON"),  # type: ignore[arg-type]
+        (lambda: over(range(3)).map(plus, {1}), "must be JSON"),  # type: ignore[call-overload]
         (lambda: over(range(3)).map(plus, 1, less=2), "with the item first: .*unexpected"),  # type: ignore[arg-type]
-        (lambda: over(range(3)).map(double, 1), "calls tests.jobs.double with"),  # type: ignore[arg-type]
+        (lambda: over(range(3)).map(double, 1), "calls tests.jobs.double with"),  # type: ignore[call-overload]
         (lambda: over(range(3)).map(double).reduce(lambda values: 1), "at the top of a module"),
         (lambda: over(range(3)).map(double).save("store"), "at the top of a module"),  # type: ignore[arg-type]
         (lambda: over(range(3)).map(double).start("nowhere"), "There are: serial, high, cpu, io, isolated"),

@@ -127,6 +127,9 @@ def test_options_about_the_message_are_taken_and_mean_nothing() -> None:
 
 
 def nothing() -> None: ...
+async def waits() -> None: ...
+
+
 def takes_a(a: int) -> None: ...
 
 
@@ -139,6 +142,7 @@ def takes_a(a: int) -> None: ...
         (takes_a, {"on": "Counter"}, "on= takes a subclass of SerialModel, not 'Counter'"),
         (nothing, {"on": Counter}, "with on= the function takes the row first"),
         (takes_a, {"create": True}, "create= needs on="),
+        (waits, {}, "which an `async def` function cannot share"),
         (takes_a, {"on_failure": "explode"}, "on_failure= is 'continue' or 'block', not 'explode'"),
         (takes_a, {"key": "k:{b}"}, "key='k:{b}' names b, which it does not take"),
         (takes_a, {"key": "k:{b.c}:{d[0]}"}, "names b, d, which it does not take"),
