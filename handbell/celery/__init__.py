@@ -34,8 +34,8 @@ chords.py         The end of a chord in that backend. `apply_chord`, `add_to_cho
 scheduler.py      django_celery_beat's DatabaseScheduler and ModelEntry. `Entry`, `Changes`, `setup_schedule`,
                   `schedule_changed`, `sync`, `tick`, `is_due`, `apply_async`, `_initial_read`, `_heap`,
                   `_last_timestamp`, `_default_now`.
-async_run.py      `run` of a task that is an `async def` function. `celery._state._task_stack`, `Task.request_stack`, and
-                  billiard's handler of the soft time limit, which is replaced for as long as a coroutine runs.
+async_run.py      `run` of a task that is an `async def` function. `celery._state._task_stack`, `Task.request_stack`,
+                  and billiard's handler of the soft time limit, which is replaced while a coroutine runs.
 connections.py    The Django fixup. The signals `task_prerun` and `task_failure`.
 worker.py         A worker's start and stop. The signals `worker_init`, `worker_ready`, `worker_shutting_down` (sent in
                   the handler of the signal) and `worker_shutdown`; `amqp.queues.consume_from`; `pool._pool._pool`.
