@@ -19,7 +19,7 @@ class HandbellConfig(AppConfig):
             )
         # These register themselves: system checks, tasks, and what happens when a worker starts and stops.
         from handbell import checks, sweeper  # noqa: F401, PLC0415
-        from handbell.celery import batch, connections, worker  # noqa: F401, PLC0415
+        from handbell.celery import batch, connections, django_tasks, worker  # noqa: F401, PLC0415
         from handbell.common.databases import tune_databases  # noqa: PLC0415
         from handbell.isolated import supervise  # noqa: F401, PLC0415
         from handbell.parallel import work  # noqa: F401, PLC0415

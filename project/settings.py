@@ -47,6 +47,7 @@ if _result_backend := ENV.text(
 CELERY_TASK_TRACK_STARTED = True  # a task that runs is STARTED for its callers, too
 CELERY_TASK_CREATE_MISSING_QUEUES = False  # a misspelt queue is refused at the call
 CELERY_TASK_ROUTES = ["tasks_app.queues.route"]
+TASKS = {"default": {"BACKEND": "handbell.tasks.HandbellBackend"}}  # of Django 6, or of django-tasks
 
 # --- Security ----------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         now = adapt_datetime(timezone.now())
         return {
             "task_id": headers["id"],
-            "task_name": headers["task"],
+            "task_name": headers.get("shadow") or headers["task"],
             "status": celery_states.PENDING,
             "task_args": self._text(headers["argsrepr"]),
             "task_kwargs": self._text(headers["kwargsrepr"]),
@@ -318,11 +318,13 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         return str(self.encode_content(value)[2])
 
     def _get_meta_from_request(self, request: Context | None = None) -> dict[str, Any]:
-        """Add `queue`, which Celery's `AsyncResult.queue` reads."""
+        """Add `queue` and `retries`, which Celery's `AsyncResult` reads."""
         meta = dict(super()._get_meta_from_request(request))
         delivery = getattr(request, "delivery_info", None) or {}
         if isinstance(queue := delivery.get("routing_key"), str):
             meta["queue"] = queue
+        if retries := getattr(request, "retries", 0):
+            meta["retries"] = retries
         return meta
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:

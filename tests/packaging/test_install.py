@@ -94,6 +94,18 @@ def test_workers_of_ones_own_work(make_site: MakeSite) -> None:
     assert site.warnings() == []
 
 
+def test_djangos_own_tasks_run(make_site: MakeSite) -> None:
+    """docs/django-tasks.md, where Django has them."""
+    site = make_site(newest())
+    *write, try_it = steps("docs/django-tasks.md")
+    for step in write:
+        site.take(step)
+    with site.running([f"{UP.text.strip()} --port=0 --flower-port=0"]) as (up,):
+        up.wait_until_it_says("ready:")
+        site.take(try_it)
+    assert site.warnings() == []
+
+
 def test_tests_of_ones_own_pass_with_either_runner(make_site: MakeSite) -> None:
     site = make_site(newest())
     site.environment.install("pytest", "pytest-django")
