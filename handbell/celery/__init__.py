@@ -36,6 +36,8 @@ scheduler.py      django_celery_beat's DatabaseScheduler and ModelEntry. `Entry`
                   `_last_timestamp`, `_default_now`.
 async_run.py      `run` of a task that is an `async def` function. `celery._state._task_stack`, `Task.request_stack`,
                   and billiard's handler of the soft time limit, which is replaced while a coroutine runs.
+django_tasks.py   Nothing but shared tasks: they run the tasks of Django's own framework.
+django_backend.py The options of `apply_async`: `argsrepr`, `shadow`, `eta`, `priority`, `time_limit`; `self.retry`.
 connections.py    The Django fixup. The signals `task_prerun` and `task_failure`.
 worker.py         A worker's start and stop. The signals `worker_init`, `worker_ready`, `worker_shutting_down` (sent in
                   the handler of the signal) and `worker_shutdown`; `amqp.queues.consume_from`; `pool._pool._pool`.
