@@ -20,6 +20,7 @@ from handbell.embedded.broker import embedded_broker
 from handbell.queues import problems_in, queue_names, queue_table
 
 REQUIRED_APPS = ("django_celery_results", "django_celery_beat")
+TASK_PROTOCOL = 2  # of the messages that are kept in the ledger
 BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket")
 
 
@@ -48,7 +49,7 @@ def celery_is_configured(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
         ]
     if list(_queues()):
         return []  # without its queues, Celery has no configuration
-    return [*_broker(app), *_result_backend(app), *_default_queue(app)]
+    return [*_broker(app), *_result_backend(app), *_default_queue(app), *_protocol(app)]
 
 
 def _serial_time_limit() -> Iterator[CheckMessage]:
@@ -133,6 +134,15 @@ def _default_queue(app: Celery) -> Iterator[CheckMessage]:
             "`handbell up` starts no worker for tasks that name no queue.",
             hint="Add it to the table that HANDBELL_QUEUES names, or unset CELERY_TASK_DEFAULT_QUEUE.",
             id="handbell.W001",
+        )
+
+
+def _protocol(app: Celery) -> Iterator[CheckMessage]:
+    if app.conf.task_protocol != TASK_PROTOCOL:
+        yield Warning(
+            f"CELERY_TASK_PROTOCOL is {app.conf.task_protocol}, but messages are of protocol {TASK_PROTOCOL}.",
+            hint="Unset it. Workers of Celery 4 and newer, and so Handbell's, understand protocol 2.",
+            id="handbell.W005",
         )
 
 

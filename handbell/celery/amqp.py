@@ -25,6 +25,11 @@ class HandbellAMQP(AMQP):
         run.followers.append(partial(publish, *args, **kwargs))
         return None
 
+    @property
+    def create_task_message(self) -> Any:
+        """Messages of protocol 2, whatever `task_protocol` says: those of 1 have no headers to keep in the ledger."""
+        return self.as_task_v2
+
     @cached_property
     def _event_dispatcher(self) -> Any:
         """Celery's own, which sends the event `task-sent` with the producer of the message. It wants a connection that

@@ -323,6 +323,15 @@ def test_a_countdown_in_the_past_and_an_expiry(options: dict[str, Any]) -> None:
     assert result.get() == 2
 
 
+def test_the_older_protocol_of_messages_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: Any = current_app.conf.changes
+    monkeypatch.setitem(changes, "task_protocol", 1)
+    result = add.delay(1, 2)
+    testing.run_all()
+
+    assert result.get() == 3
+
+
 def test_a_serializer_that_no_worker_accepts_is_refused_at_the_call() -> None:
     with pytest.raises(ContentDisallowed, match="add is not called: workers do not accept application/x-python"):
         add.apply_async((1, 1), serializer="pickle")

@@ -160,6 +160,13 @@ def test_a_default_queue_that_no_worker_of_up_takes(monkeypatch: pytest.MonkeyPa
     assert "CELERY_TASK_DEFAULT_QUEUE is cpu, which the table of queues does not have" in found()[0].msg
 
 
+def test_an_older_protocol_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: Any = current_app.conf.changes
+    monkeypatch.setitem(changes, "task_protocol", 1)
+    (warning,) = found()
+    assert (warning.id, "CELERY_TASK_PROTOCOL is 1" in warning.msg) == ("handbell.W005", True)
+
+
 def test_a_name_that_is_no_setting(settings: LazySettings) -> None:
     settings.HANDBELL_LEASE_SECOND = 20
     settings.HANDBELL_TEAPOT = True
