@@ -8,7 +8,8 @@ app.py            celery.Celery. `amqp_cls` and `task_cls`; `send_task`, which e
 configuration.py  The defaults of its settings. `conf.defaults[-1]` are Celery's own, a copy for each app;
                   celery/fixups/django.py keeps connections if `CELERY_DB_REUSE_MAX` is set; kombu's
                   `TRANSPORT_ALIASES`.
-amqp.py           celery.app.amqp.AMQP. `create_task_message`; `_event_dispatcher`; `producer_pool`; `_producer_pool` is None after a fork;
+amqp.py           celery.app.amqp.AMQP. `create_task_message`; `_event_dispatcher`; `producer_pool`;
+                  `_producer_pool` is None after a fork;
                   `_retry_publish`, with which celery/app/trace.py calls what is linked or chained to a task.
 calls.py          What a call does. The options that `Task.apply_async` and canvas give to `send_task`;
                   `current_worker_task`; `Task.retry` calls the task with its own id.
