@@ -20,9 +20,8 @@ from tests.system import ROOT
 #: Celery's files of tests, but for those that test other result backends and nothing of a worker.
 OF_OTHER_BACKENDS = ("test_backend.py", "test_database_backend.py", "test_cache_backend.py")
 SUITE = ["t/integration", *(f"--ignore=t/integration/{name}" for name in OF_OTHER_BACKENDS)]
-#: Tests that wait for a minute or more, most of them to see that nothing happens; and the options that leave them out.
-SLOW = ("allow_error_cb_on_chord_header", "nested_chord_header_link_error", "mem_leak")
-QUICK = ["-k", f"not ({' or '.join(SLOW)})"]
+#: The options that choose the files of tasks and of groups of chains.
+QUICK = ["-k", "test_tasks or test_group_chains"]
 
 
 def suite_environment(whose: str, database: str, broker: str, valkey: Valkey, folder: Path) -> dict[str, str]:

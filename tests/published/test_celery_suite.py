@@ -1,7 +1,7 @@
 """Celery's own integration tests, as published, pass against a worker of ours.
 
-All of them on PostgreSQL with RabbitMQ; on SQLite with Valkey all but those that wait for minutes to see that nothing
-happens. `python -m tests.published.celery_suite` runs them against Celery itself, to compare.
+All of them on PostgreSQL with RabbitMQ; on SQLite with Valkey those of tasks and of groups of chains.
+`python -m tests.published.celery_suite` runs them against Celery itself, to compare.
 """
 
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.published.celery_suite import QUICK, SLOW, migrate, suite_command, suite_environment
+from tests.published.celery_suite import QUICK, migrate, suite_command, suite_environment
 from tests.published.source import NotDownloaded, published_tests
 from tests.servers import Valkey
 
 MAX_SECONDS = 1700
 #: How many pass at least: fewer means that something was not collected, or skips itself.
-MIN_PASSED = 340
+MIN_PASSED, MIN_QUICK_PASSED = 340, 60
 
 
 @pytest.fixture(scope="module")
@@ -48,4 +48,4 @@ def test_celerys_own_tests_pass(column: str, unpacked: Path, tmp_path: Path, req
     assert failed == [], done.stdout[-20_000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed, done.stdout + done.stderr
-    assert int(passed.group(1)) >= MIN_PASSED - (len(SLOW) if options else 0), done.stdout[-2_000:]
+    assert int(passed.group(1)) >= (MIN_QUICK_PASSED if options else MIN_PASSED), done.stdout[-2_000:]
