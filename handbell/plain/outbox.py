@@ -47,7 +47,7 @@ def _publish_now(message: Message, enqueued_at: Any, producer: Producer | None) 
     if _outbox.task_ids[-1:] == [message.task_id]:
         _outbox.task_ids = []
         if many:
-            _Confirmations.write()
+            write_confirmations()
 
 
 def publish_call(message: Message, enqueued_at: Any, producer: Producer | None = None) -> bool:
@@ -58,6 +58,11 @@ def publish_call(message: Message, enqueued_at: Any, producer: Producer | None =
         return False
     _Confirmations.add(message.task_id, enqueued_at)
     return True
+
+
+def write_confirmations() -> None:
+    """Write now what the broker has confirmed, and has not been written yet."""
+    _Confirmations.write()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from handbell.models import Call, Worker
 from handbell.plain import crash_recovery
 from handbell.plain.batching import ring_waiting_batches
 from handbell.plain.message import Message
-from handbell.plain.outbox import publish_call
+from handbell.plain.outbox import publish_call, write_confirmations
 
 MAX_MESSAGES = 500  # sent, or looked for, at a time
 RESEND_AFTER = timedelta(seconds=3)  # one sweeper has this long to send them, before another tries
@@ -56,9 +56,12 @@ def send_unsent() -> int:
             _CLAIM_UNSENT.format(lock=lock), (adapt_datetime(now + RESEND_AFTER), adapt_datetime(now), MAX_MESSAGES)
         )
         unsent = sorted(cursor.fetchall())
-    for number, (_, text, enqueued_at) in enumerate(unsent):
-        if not publish_call(Message.from_json(text), enqueued_at):
-            return number
+    try:
+        for number, (_, text, enqueued_at) in enumerate(unsent):
+            if not publish_call(Message.from_json(text), enqueued_at):
+                return number
+    finally:
+        write_confirmations()  # otherwise those of the last moment would be sent again
     return len(unsent)
 
 
