@@ -10,7 +10,7 @@ from celery.exceptions import ImproperlyConfigured
 from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from kombu import Connection
 
 from handbell import conf
@@ -20,6 +20,7 @@ from handbell.embedded.broker import embedded_broker
 from handbell.queues import problems_in, queue_names, queue_table
 
 REQUIRED_APPS = ("django_celery_results", "django_celery_beat")
+PGBOUNCER_PORT = "6432"
 TASK_PROTOCOL = 2  # of the messages that are kept in the ledger
 BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket")
 
@@ -31,7 +32,7 @@ def settings_are_valid(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -
     unknown: list[CheckMessage] = [
         Warning(it.sentence, hint=it.fix, id="handbell.W002") for it in conf.unknown_settings()
     ]
-    return [*found, *unknown, *_serial_time_limit(), *_queues(), *_project()]
+    return [*found, *unknown, *_serial_time_limit(), *_pgbouncer(), *_queues(), *_project()]
 
 
 @register()
@@ -61,6 +62,19 @@ def _serial_time_limit() -> Iterator[CheckMessage]:
             "before it fails at its time limit, and it would run again.",
             hint="Make the first smaller, or the second larger.",
             id="handbell.W004",
+        )
+
+
+def _pgbouncer() -> Iterator[CheckMessage]:
+    database: dict[str, Any] = connections.settings[DEFAULT_DB_ALIAS]
+    is_behind = str(database.get("PORT", "")) == PGBOUNCER_PORT and "postgres" in database["ENGINE"]
+    if is_behind and not database.get("DISABLE_SERVER_SIDE_CURSORS"):
+        yield Warning(
+            f"The database's port, {PGBOUNCER_PORT}, is PgBouncer's, through which Django's server-side cursors break "
+            "when it pools transactions.",
+            hint='Add "DISABLE_SERVER_SIDE_CURSORS": True to DATABASES["default"], or add "handbell.W006" to '
+            "SILENCED_SYSTEM_CHECKS if it pools sessions.",
+            id="handbell.W006",
         )
 
 

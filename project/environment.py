@@ -154,6 +154,8 @@ def database(environment: Environment, sqlite: Path) -> dict[str, Any]:
         config: dict[str, Any] = dict(dj_database_url.parse(url))
     except ValueError:
         config = {}
+    if config.get("OPTIONS", {}).pop("disable_server_side_cursors", None):  # behind PgBouncer
+        config["DISABLE_SERVER_SIDE_CURSORS"] = True
     engine = config.get("ENGINE")
     if engine == "django.db.backends.sqlite3" and config["NAME"] != ":memory:":  # each process would have its own
         return config

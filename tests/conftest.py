@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import GET_MEMCACHED, GET_RABBITMQ, HASTE, MEMCACHED, Memcached, Postgres, RabbitMQ
+from tests.servers import (
+    GET_MEMCACHED,
+    GET_PGBOUNCER,
+    GET_RABBITMQ,
+    HASTE,
+    MEMCACHED,
+    PGBOUNCER,
+    Memcached,
+    Postgres,
+    RabbitMQ,
+)
 from tests.system import System, nothing_is_left
 
 COLUMN_NAMES = ("sqlite-valkey", "postgres-rabbitmq")
@@ -16,6 +26,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 NEEDS: dict[str, tuple[bool, str]] = {
     "rabbitmq": (RabbitMQ.is_installed(), GET_RABBITMQ),
     "memcached": (MEMCACHED is not None, GET_MEMCACHED),
+    "pgbouncer": (PGBOUNCER is not None, GET_PGBOUNCER),
     "browser": (CHROMIUM is not None, "Chromium is missing: install it with `apt-get install chromium`."),
 }
 

@@ -5,6 +5,7 @@ Each is private: a data folder, ports and processes of its own, gone when it is 
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import psutil
 import psycopg2
@@ -29,6 +31,8 @@ HASTE = ("fsync = off", "full_page_writes = off")  # what tests write outlives t
 GET_RABBITMQ = "RabbitMQ is missing: install it with `apt-get install rabbitmq-server`."
 MEMCACHED = shutil.which("memcached")
 GET_MEMCACHED = "memcached is missing: install it with `apt-get install memcached`."
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+GET_PGBOUNCER = "PgBouncer is missing: install it with `apt-get install pgbouncer`."
 
 
 def free_port() -> int:
@@ -198,6 +202,34 @@ class Memcached(_OnAPort):
 
     def url(self) -> str:
         return f"cache+memcached://127.0.0.1:{self.port}/"
+
+
+class PgBouncer(_OnAPort):
+    """PgBouncer in front of a PostgreSQL server, pooling transactions: each gets one of two connections, whichever."""
+
+    def __init__(self, folder: Path, postgres: Postgres) -> None:
+        assert PGBOUNCER is not None, GET_PGBOUNCER
+        socket_folder, port = re.findall(r"host=([^&]+)", postgres.url())[0], free_port()
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": port,
+            "unix_socket_dir": "",
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            "default_pool_size": 2,
+            "ignore_startup_parameters": "extra_float_digits,options",
+        }
+        lines = [f"[databases]\n* = host={unquote(socket_folder)} user=postgres\n[pgbouncer]"]
+        lines += [f"{name} = {value}" for name, value in settings.items()]
+        configuration = folder / "pgbouncer.ini"
+        configuration.write_text("\n".join(lines))
+        for part in (folder, configuration):
+            part.chmod(0o755)  # as root it does not run
+        user = ["-u", postgres.processes[0].username()] if os.getuid() == 0 else []
+        super().__init__(PGBOUNCER, "-q", *user, str(configuration), port=port)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}?disable_server_side_cursors=1"
 
 
 class Valkey(_OnAPort):

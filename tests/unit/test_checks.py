@@ -9,6 +9,7 @@ from celery import current_app
 from celery.backends.base import DisabledBackend
 from django.conf import LazySettings
 from django.core.checks import CheckMessage
+from django.db import connections
 
 from handbell import Celery, checks
 from handbell.queues import ISOLATED_QUEUE, SERIAL_QUEUE
@@ -158,6 +159,14 @@ def test_a_default_queue_that_no_worker_of_up_takes(monkeypatch: pytest.MonkeyPa
 
     assert ids() == ["handbell.W001"]
     assert "CELERY_TASK_DEFAULT_QUEUE is cpu, which the table of queues does not have" in found()[0].msg
+
+
+def test_a_pooler_without_the_setting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    behind = {"ENGINE": "django.db.backends.postgresql", "PORT": 6432}
+    monkeypatch.setattr(connections, "settings", {"default": behind})
+    assert ids() == ["handbell.W006"]
+    behind["DISABLE_SERVER_SIDE_CURSORS"] = True
+    assert ids() == []
 
 
 def test_an_older_protocol_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
