@@ -63,21 +63,24 @@ def both_columns(name: str, folders: Sequence[str], program: Sequence[str] = PYT
 UNMEASURED = "tests/unit/test_isolated_fork_server.py"
 QUICK = [Part("core", ["-m", "core and not rabbitmq", *SYSTEMS]), *unit(PYTEST)]
 INTEGRATION = both_columns("integration", ["tests/integration"])
+UNIT = unit(PYTEST)
 MEASURED = [
     Part("integration/sqlite", INTEGRATION[0].arguments, MEASURED_PYTEST),
-    *unit(MEASURED_PYTEST, f"--ignore={UNMEASURED}"),
+    Part("unit/sqlite", [*UNIT[0].arguments, f"--ignore={UNMEASURED}"], MEASURED_PYTEST),
 ]
 ALL = [
-    Part("celery", ["tests/published"]),  # it mostly waits, for more than a quarter of an hour
+    Part("celery/canvas", ["-k", "canvas", "tests/published"]),  # these two mostly wait, for more than ten minutes
+    Part("celery/others", ["-k", "not canvas", "tests/published"]),
     MEASURED[0],
     *both_columns("faults+e2e", ["tests/faults", "tests/e2e"]),
     INTEGRATION[1],
-    *MEASURED[1:],
+    MEASURED[1],
+    UNIT[1],
     Part("unmeasured", [UNMEASURED]),
     Part("packaging", ["tests/packaging"]),
 ]
 #: What each argument runs, and how many parts of it at a time.
-PLANS = {"": (QUICK, 2), "all": (ALL, 4), "coverage": (MEASURED, 2)}
+PLANS = {"": (QUICK, 2), "all": (ALL, 5), "coverage": (MEASURED, 2)}
 
 
 def main() -> int:

@@ -20,8 +20,12 @@ from tests.system import ROOT
 #: Celery's files of tests, but for those that test other result backends and nothing of a worker.
 OF_OTHER_BACKENDS = ("test_backend.py", "test_database_backend.py", "test_cache_backend.py")
 SUITE = ["t/integration", *(f"--ignore=t/integration/{name}" for name in OF_OTHER_BACKENDS)]
-#: The options that choose the files of tasks and of groups of chains.
-QUICK = ["-k", "test_tasks or test_group_chains"]
+#: The options that choose parts of them: those of canvases take most of the time.
+PARTS = {
+    "postgres-canvas": ["-k", "test_canvas"],
+    "postgres-others": ["-k", "not test_canvas"],
+    "sqlite-tasks": ["-k", "test_tasks or test_group_chains"],
+}
 
 
 def suite_environment(whose: str, database: str, broker: str, valkey: Valkey, folder: Path) -> dict[str, str]:
