@@ -29,7 +29,7 @@ demo: setup ## run the workloads and check every outcome
 test: setup ## the tests to run often: five minutes on two cores
 	@$(RUN)/python -m tests
 
-test-all: setup ## every test, with coverage: about twenty-five minutes on two cores
+test-all: setup ## every test: about twenty-five minutes on two cores
 	@$(RUN)/python -m tests all
 
 coverage: setup ## what unit and integration tests cover, processes that they start included

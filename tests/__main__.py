@@ -1,5 +1,5 @@
 """The test command: `python -m tests` for the tests to run often, `python -m tests all` for every test, and `python -m
-tests coverage` for what unit and integration tests cover, processes that they start included, which `all` shows, too.
+tests coverage` for what unit and integration tests cover, processes that they start included.
 
 The first are the unit tests on both databases, and of the tests of running systems those marked `core`, on SQLite and
 the embedded broker: one integration, one fault and one browser test of each kind of work.
@@ -13,9 +13,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+AT_A_TIME = 2
 SYSTEMS = ("tests/integration", "tests/faults", "tests/e2e")
 PYTEST = ("-m", "pytest")
 MEASURED_PYTEST = ("-m", "coverage", "run", "-m", "pytest")
@@ -62,25 +64,23 @@ def both_columns(name: str, folders: Sequence[str], program: Sequence[str] = PYT
 #: It counts processes and milliseconds, and a measured process needs a moment to end.
 UNMEASURED = "tests/unit/test_isolated_fork_server.py"
 QUICK = [Part("core", ["-m", "core and not rabbitmq", *SYSTEMS]), *unit(PYTEST)]
-INTEGRATION = both_columns("integration", ["tests/integration"])
-UNIT = unit(PYTEST)
-MEASURED = [
-    Part("integration/sqlite", INTEGRATION[0].arguments, MEASURED_PYTEST),
-    Part("unit/sqlite", [*UNIT[0].arguments, f"--ignore={UNMEASURED}"], MEASURED_PYTEST),
+#: Celery's own tests mostly wait, for a quarter of an hour: they run beside the others.
+CELERY = [
+    Part("celery/canvas", ["-k", "canvas", "tests/published"]),
+    Part("celery/others", ["-k", "not canvas", "tests/published"]),
 ]
 ALL = [
-    Part("celery/canvas", ["-k", "canvas", "tests/published"]),  # these two mostly wait, for more than ten minutes
-    Part("celery/others", ["-k", "not canvas", "tests/published"]),
-    MEASURED[0],
     *both_columns("faults+e2e", ["tests/faults", "tests/e2e"]),
-    INTEGRATION[1],
-    MEASURED[1],
-    UNIT[1],
-    Part("unmeasured", [UNMEASURED]),
+    *both_columns("integration", ["tests/integration"]),
+    *unit(PYTEST),
     Part("packaging", ["tests/packaging"]),
 ]
-#: What each argument runs, and how many parts of it at a time.
-PLANS = {"": (QUICK, 2), "all": (ALL, 5), "coverage": (MEASURED, 2)}
+MEASURED = [
+    *both_columns("integration", ["tests/integration"], MEASURED_PYTEST),
+    *unit(MEASURED_PYTEST, f"--ignore={UNMEASURED}"),
+]
+#: What each argument runs: lists side by side, and of each two parts at a time, one per core.
+PLANS = {"": (QUICK,), "all": (CELERY, ALL), "coverage": (MEASURED,)}
 
 
 def main() -> int:
@@ -88,14 +88,16 @@ def main() -> int:
     if plan not in PLANS:
         print("usage: python -m tests [all | coverage]")
         return 2
-    parts, at_a_time = PLANS[plan]
-    measured = any(part.program == MEASURED_PYTEST for part in parts)
-    if measured:
+    if plan == "coverage":
         coverage("erase")
-    with tempfile.TemporaryDirectory(prefix="t") as folder, ThreadPoolExecutor(at_a_time) as pool:
-        outcomes = list(pool.map(lambda part: run(part, Path(folder)), parts))
+    with tempfile.TemporaryDirectory(prefix="t") as folder, ExitStack() as pools:
+        runs = [
+            pools.enter_context(ThreadPoolExecutor(AT_A_TIME)).map(lambda part: run(part, Path(folder)), parts)
+            for parts in PLANS[plan]
+        ]
+        outcomes = [outcome for outcomes in runs for outcome in outcomes]
     code = max(outcome.code for outcome in outcomes)
-    if measured:
+    if plan == "coverage":
         coverage("combine", "--quiet")
         code = max(code, coverage("report", "--skip-covered"))
     print()

@@ -35,6 +35,7 @@ NOT_APPLICABLE = {
     "test_signal_bound_method_receivers": IN_PROCESS,
     "test_revoked_by_headers_simple_canvas": IN_PROCESS,
     "test_revoked_by_headers_complex_canvas": IN_PROCESS,
+    "test_retry": "It counts in an attribute of the task, in the worker's one process; this worker has four.",
     "test_stats": "It expects a worker with one process; this one has four.",
     "test_chord_on_error": OF_REDIS,
     "test_redis_backend": OF_REDIS,
