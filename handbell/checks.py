@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from celery import current_app
 from celery.exceptions import ImproperlyConfigured
-from django.apps import AppConfig, apps
+from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
 from django.db import DEFAULT_DB_ALIAS, connection, connections
@@ -19,7 +19,6 @@ from handbell.celery.backend import DatabaseBackend
 from handbell.embedded.broker import embedded_broker
 from handbell.queues import problems_in, queue_names, queue_table
 
-REQUIRED_APPS = ("django_celery_results", "django_celery_beat")
 PGBOUNCER_PORT = "6432"
 TASK_PROTOCOL = 2  # of the messages that are kept in the ledger
 BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket")
@@ -99,11 +98,6 @@ def _queues() -> Iterator[CheckMessage]:
 
 
 def _project() -> Iterator[CheckMessage]:
-    for name in REQUIRED_APPS:
-        if not apps.is_installed(name):
-            yield Error(
-                f"{name} is not in INSTALLED_APPS.", hint=f"Add {name!r} to INSTALLED_APPS.", id="handbell.E005"
-            )
     if connection.vendor not in {"sqlite", "postgresql"}:
         yield Error(
             f"The default database is {connection.display_name}; Handbell works on PostgreSQL and SQLite.",

@@ -39,11 +39,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a part went: its exit code, and how long it took in seconds."""
+    """How a part went: its exit code, how long it took in seconds, and pytest's lines about tests that failed."""
 
     name: str
     code: int
     seconds: float
+    failures: list[str]
 
 
 def unit(program: Sequence[str], *options: str) -> list[Part]:
@@ -102,6 +103,8 @@ def main() -> int:
         code = max(code, coverage("report", "--skip-covered"))
     print()
     for outcome in outcomes:
+        print(*(f"{outcome.name:<20} {failure}" for failure in outcome.failures), sep="", end="")
+    for outcome in outcomes:
         print(f"{outcome.seconds:6.0f} s  {'passed' if outcome.code == 0 else 'FAILED'}  {outcome.name}")
     if plan == "":
         print(f"Left out: {left_out()} tests of running systems, and packaging. `make test-all` runs everything.")
@@ -116,6 +119,7 @@ def run(part: Part, folder: Path) -> Outcome:
     in it.
     """
     started = time.monotonic()
+    failures = []
     with subprocess.Popen(
         [*part.command, f"--basetemp={folder / re.sub(r'[^a-z0-9]', '-', part.name)}"],
         env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},
@@ -126,7 +130,9 @@ def run(part: Part, folder: Path) -> Outcome:
         assert process.stdout is not None
         for line in process.stdout:
             print(f"{part.name:<20} {line}", end="", flush=True)
-    return Outcome(part.name, process.returncode, time.monotonic() - started)
+            if line.startswith(("FAILED ", "ERROR ")):
+                failures.append(line)
+    return Outcome(part.name, process.returncode, time.monotonic() - started, failures)
 
 
 def coverage(*arguments: str) -> int:

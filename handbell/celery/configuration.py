@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from django.conf import settings
 from kombu.transport import TRANSPORT_ALIASES
 
 from handbell.common.broker import is_amqp, is_redis
@@ -59,12 +60,23 @@ def handbell_defaults(conf: Any) -> dict[str, Any]:
         "result_backend": DATABASE_BACKEND,
         "result_extended": True,
         "result_expires": None,  # `handbell.delete_finished` deletes them, whenever the project says so
-        "beat_scheduler": "handbell.celery.scheduler:DatabaseScheduler",
-        "beat_max_loop_interval": 2,  # seconds until an edited schedule takes effect
+        **beat_defaults(),
         # Celery closes the database connection around every task unless this is set; `handbell.celery.connections`
         # closes those that are broken. https://github.com/celery/celery/blob/main/celery/fixups/django.py
         "CELERY_DB_REUSE_MAX": CONNECTION_REUSES,
     }
+
+
+def beat_defaults() -> dict[str, Any]:
+    """Periodic tasks are rows of django-celery-beat where that is installed; otherwise Celery's own scheduler reads
+    `CELERY_BEAT_SCHEDULE`. The app registry may not be ready yet.
+    """
+    if any(name.partition(".")[0] == "django_celery_beat" for name in settings.INSTALLED_APPS):
+        return {
+            "beat_scheduler": "handbell.celery.scheduler:DatabaseScheduler",
+            "beat_max_loop_interval": 2,  # seconds until an edited schedule takes effect
+        }
+    return {}
 
 
 def broker_transport_options(broker_url: str | Sequence[str]) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def workers(names: Sequence[str]) -> list[ManagedProcess]:
 def beat() -> ManagedProcess:
     pidfile = conf.DATA_DIR / "beat.pid"
     pidfile.unlink(missing_ok=True)  # `up` runs once per folder, so one that is left over is a dead one's
-    return ManagedProcess("beat", celery("beat", f"--pidfile={pidfile}"), "starts periodic tasks")
+    files = [f"--pidfile={pidfile}", f"--schedule={conf.DATA_DIR / 'beat-schedule'}"]  # Celery's own scheduler has one
+    return ManagedProcess("beat", celery("beat", *files), "starts periodic tasks")
 
 
 def flower(port: int, credentials: str) -> ManagedProcess:

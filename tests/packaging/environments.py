@@ -58,14 +58,14 @@ class Environment:
 
 @dataclass(frozen=True)
 class Entry:
-    """What somebody may have: a Python, a Django, and an admin."""
+    """What somebody may have: a Python, a Django, and which of `unfold` and `beat` (docs/install.md)."""
 
     python: str
     django: str
-    unfold: bool
+    extras: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"Python {self.python}, {self.django}, {'unfold' if self.unfold else 'stock'} admin"
+        return ", ".join((f"Python {self.python}", self.django, *self.extras))
 
     def make(self, folder: Path) -> Environment:
         """A fresh environment with this Django. Without this Python, the test is skipped."""
@@ -78,10 +78,10 @@ class Entry:
 
 
 MATRIX = (
-    Entry("3.11", "django==5.2.*", unfold=False),
-    Entry("3.12", "django==6.*", unfold=True),
-    Entry("3.13", "django==6.*", unfold=False),
-    Entry("3.14", "django==6.*", unfold=True),
+    Entry("3.11", "django==5.2.*", ("beat",)),
+    Entry("3.12", "django==6.0.*", ("unfold", "beat")),
+    Entry("3.13", "django==6.1.*"),
+    Entry("3.14", "django==6.1.*", ("unfold",)),
 )
 
 

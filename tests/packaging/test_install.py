@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
 
-from tests.documents import steps
+from tests.documents import Step, steps
 from tests.packaging.browser import Browser
 from tests.packaging.environments import MATRIX, Entry, find_python
 from tests.packaging.site import Site
@@ -27,6 +27,21 @@ CHECK = (
     "from django.core.management import call_command; call_command('check', fail_level='WARNING'); "
     "call_command('makemigrations', check_changes=True, dry_run=True)"
 )
+#: Beside what the page schedules: something that a test need not wait for until the night.
+TICKS = Step(
+    "append",
+    "mysite/settings.py",
+    "",
+    'CELERY_BEAT_SCHEDULE["often"] = {"task": "shop.tasks.square", "schedule": 1.0, "args": [1001]}',
+)
+WAIT_FOR_A_TICK = """
+import time
+from django_celery_results.models import TaskResult
+deadline = time.monotonic() + 30
+while not TaskResult.objects.filter(result="1002001").exists():
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+"""
 pytestmark = pytest.mark.timeout(600)
 MakeSite = Callable[[Entry], Site]
 
@@ -41,14 +56,19 @@ def make_site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeSite
             folder = tmp_path_factory.mktemp("install")
             site = Site(folder / "site", entry.make(folder / "environment"), wheel)
             for step in PREPARE:
-                if entry.unfold or step.notes != "for unfold":
+                if is_for(step, entry.extras):
                     site.take(step)
+            site.take(TICKS)
             site.keep_database()
             made[entry] = site
         made[entry].restore_database()
         return made[entry]
 
     return make
+
+
+def is_for(step: Step, extras: Collection[str]) -> bool:
+    return not step.notes.startswith("for ") or step.notes.removeprefix("for ") in extras
 
 
 def newest() -> Entry:
@@ -70,17 +90,19 @@ def test_every_kind_of_work_and_every_page_works(entry: Entry, make_site: MakeSi
         assert re.search(r"embedded Valkey in \S+, because CELERY_BROKER_URL is not set", up.output())
         site.take(TRY)
         assert "'jobs': 0" in site.run_in_shell(f"{TIDY}; {CHECK}")
-        _look_at_the_admin(up.output(), unfold=entry.unfold)
+        site.run_in_shell(WAIT_FOR_A_TICK)
+        _look_at_the_admin(up.output(), entry.extras)
     assert site.warnings() == []
 
 
-def _look_at_the_admin(said: str, *, unfold: bool) -> None:
+def _look_at_the_admin(said: str, extras: Collection[str]) -> None:
     browser = Browser(re.findall(r"http://[\d.:]+", said)[0])
     browser.sign_in("admin", *re.findall(r"as admin with password (\S+)", said))
     pages = browser.open_admin()
     for path in LISTS_WITH_ROWS:
         assert any(page.startswith(path) and page.endswith("/change/") for page in pages), f"{path} has no row"
-        assert ("unfold" in pages[path]) == unfold, path
+        assert ("unfold" in pages[path]) == ("unfold" in extras), path
+    assert ("/admin/django_celery_beat/periodictask/" in pages) == ("beat" in extras)
     assert "{" in browser.get("/static/handbell/admin.css")
 
 
@@ -121,7 +143,7 @@ def test_without_extras_a_broker_of_ones_own_is_needed(wheel: Path, tmp_path: Pa
     environment.install(f"django-handbell @ {wheel.as_uri()}")
     site = Site(tmp_path / "site", environment, wheel)
     for step in PREPARE:
-        if step.file.startswith("mysite/") and step.notes != "for unfold" and "shop" not in step.text:
+        if step.file.startswith("mysite/") and is_for(step, ()) and "shop" not in step.text:
             site.take(step)
 
     assert "pip install 'django-handbell[embedded]'" in site.run("python manage.py check", fails=True)

