@@ -286,6 +286,15 @@ def sometimes(self: Task[..., Any], number: int) -> int:
 
 
 @shared_task(queue="cpu", claims=20)  # type: ignore[call-overload]
+def hold(number: int, path: str) -> int:
+    """Number 0 takes until there is a file "open" beside the file that is written, or for ever."""
+    note(path, number)
+    while number == 0 and not (Path(path).parent / "open").exists():
+        time.sleep(0.02)
+    return number
+
+
+@shared_task(queue="cpu", claims=20)  # type: ignore[call-overload]
 def poisonous(number: int, path: str) -> int:
     """Number 7 kills its process."""
     note(path, number)

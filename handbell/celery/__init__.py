@@ -23,6 +23,7 @@ task.py           celery.contrib.django.task.DjangoTask. celery/app/trace.py cal
 request.py        celery.worker.request.Request. `on_timeout`, `on_failure`, `acknowledge`, `_already_cancelled`,
                   `_already_revoked`, `worker_pid`; `celery.worker.state.task_ready` and `should_terminate`.
 batch.py          What a worker's process does with a message. `celery.app.trace.trace_task`.
+control.py        The remote control commands `revoke` and `terminate`. `control_command` and `revoke`.
 backend.py        django_celery_results' DatabaseBackend. `mark_as_done`, `mark_as_failure`, `mark_as_revoked`,
                   `_store_result`, `wait_for`, `_get_task_meta_for`, `_get_meta_from_request`,
                   `_get_extended_properties`, `encode_content`, `encode_result`, `meta_from_decoded`,

@@ -1,6 +1,7 @@
 """The doorbell of a task whose calls are claimed several at a time: run what waits, as a worker runs its messages."""
 
 import time
+from functools import partial
 from typing import Any
 
 from celery import Task, current_app, shared_task
@@ -8,7 +9,8 @@ from celery.app.task import Context
 from celery.app.trace import trace_task
 
 from handbell.celery.call_run import CallRun
-from handbell.plain.batching import RUN_BATCH, batch_doorbell, claim_batch
+from handbell.common.time_limits import Kind, run_limited
+from handbell.plain.batching import RUN_BATCH, batch_doorbell, claim_batch, revocation_count, without_revoked
 from handbell.plain.message import Message
 from handbell.plain.result_buffer import buffered_results
 
@@ -21,13 +23,17 @@ def run_batch(self: Task[..., Any], name: str) -> None:
     batch_doorbell(name, "").answer()
     task: Any = current_app.tasks.get(name)
     deadline, hostname = time.monotonic() + BATCH_SLICE_SECONDS, str(self.request.hostname)
-    while task is not None and (messages := claim_batch(name, hostname, task.claims)):
-        doorbell = batch_doorbell(name, messages[0].queue)
-        if len(messages) == task.claims:
+    while task is not None:
+        revocations = revocation_count()
+        calls = claim_batch(name, hostname, task.claims)
+        if not calls:
+            return
+        doorbell = batch_doorbell(name, calls[0].message.queue)
+        if len(calls) == task.claims:
             doorbell.ring()
         with buffered_results():
-            for message in messages:
-                run_message(task, message, hostname)
+            for call in without_revoked(calls, revocations):
+                run_limited(Kind.CALL, call.id, 0, None, None, partial(run_message, task, call.message, hostname))
         if time.monotonic() > deadline:
             doorbell.ring()
             return

@@ -42,8 +42,9 @@ def stop_seconds(queues: Collection[str]) -> float:
 def on_worker_init(sender: Any = None, **kwargs: Any) -> None:
     """Before the pool's processes are forked."""
     _ThisWorker.worker = sender
-    if SERIAL in sender.app.amqp.queues.consume_from:
-        time_limits.open_table()
+    from handbell.celery import control  # noqa: F401, PLC0415  (it registers itself, and is for workers only)
+
+    time_limits.open_table()
     if ISOLATED in sender.app.amqp.queues.consume_from:
         stop_pipe.open_pipe()
     register_worker(sender.hostname)
@@ -53,7 +54,7 @@ def on_worker_init(sender: Any = None, **kwargs: Any) -> None:
 def on_worker_ready(sender: Any = None, **kwargs: Any) -> None:
     start_worker_heartbeat(str(sender.hostname))
     if SERIAL in sender.app.amqp.queues.consume_from:
-        time_limits.watch_time_limits(fail_at_time_limit)
+        time_limits.watch_time_limits(time_limits.Kind.OPERATION, fail_at_time_limit)
 
 
 @worker_shutting_down.connect

@@ -1,4 +1,5 @@
-"""Time limits of what runs inside a task: what each process of this worker runs, in memory that its main process sees.
+"""What runs inside a task: each process of this worker says it in memory that its main process sees, which keeps the
+time limits of it.
 
 A process notes what it begins and until when it may take; the main process sends it a signal at the soft limit, at
 which `SoftTimeLimitExceeded` is raised in it, and kills it at the hard one, whatever it is doing: an endless loop in C
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple
 
 import psutil
@@ -24,15 +26,23 @@ LOOK_SECONDS = 0.2  # between two looks at what runs; a limit is kept with about
 MAX_PROCESSES = 256  # of one worker; any more have no limits
 MAX_DEATH_SECONDS = 10.0  # from a kill until the process is gone
 SOFT_SIGNAL = signal.SIGUSR2
-_SLOT = struct.Struct("=qqqddd")
+_SLOT = struct.Struct("=qqqqddd")
+
+
+class Kind(IntEnum):
+    """In which table of the ledger the work is."""
+
+    CALL = 1
+    OPERATION = 2
 
 
 class RunningWork(NamedTuple):
-    """What a process runs: its id in the ledger, the attempt, and when its limits are reached by the monotonic clock.
-    `allowed_seconds` is the hard limit that it began with.
+    """What a process runs: its kind and its id in the ledger, the attempt, and when its limits are reached by the
+    monotonic clock. `allowed_seconds` is the hard limit that it began with.
     """
 
     pid: int
+    kind: int
     id: int
     attempt: int
     soft_deadline: float
@@ -41,7 +51,7 @@ class RunningWork(NamedTuple):
 
 
 class _Table:
-    """`memory` is there in workers whose main process watches the limits, and nowhere else."""
+    """`memory` is there in workers, and nowhere else."""
 
     memory: ClassVar[mmap.mmap | None] = None
     offset: ClassVar[int | None] = None  # of this process's slot
@@ -54,7 +64,9 @@ def open_table() -> None:
     _Table.memory = mmap.mmap(-1, MAX_PROCESSES * _SLOT.size)
 
 
-def run_limited(work_id: int, attempt: int, soft: float | None, hard: float | None, call: Callable[[], Any]) -> Any:
+def run_limited(
+    kind: Kind, work_id: int, attempt: int, soft: float | None, hard: float | None, call: Callable[[], Any]
+) -> Any:
     """`call()`, for at most so many seconds if this is a process of a worker's pool, and without a limit elsewhere.
 
     Raises:
@@ -65,13 +77,14 @@ def run_limited(work_id: int, attempt: int, soft: float | None, hard: float | No
     now, never = time.monotonic(), float("inf")
     _Table.soft_deadline = now + soft if soft else never
     hard_deadline = now + hard if hard else never
-    _SLOT.pack_into(memory, offset, os.getpid(), work_id, attempt, _Table.soft_deadline, hard_deadline, hard or never)
+    limits = _Table.soft_deadline, hard_deadline, hard or never
+    _SLOT.pack_into(memory, offset, os.getpid(), kind, work_id, attempt, *limits)
     try:
         return call()
     finally:
         _Table.soft_deadline = never
         if not terminate_handler_fired():  # otherwise the main process gives the work back
-            _SLOT.pack_into(memory, offset, 0, 0, 0, never, never, never)
+            _SLOT.pack_into(memory, offset, 0, 0, 0, 0, never, never, never)
 
 
 def is_told_to_stop(error: BaseException) -> bool:
@@ -96,38 +109,38 @@ def _raise_at_the_limit(*signal_and_frame: Any) -> None:
         raise SoftTimeLimitExceeded
 
 
-def running_work() -> Iterator[RunningWork]:
+def running_work(kind: Kind) -> Iterator[RunningWork]:
     """What the processes of this worker run at this moment."""
     for slot in _SLOT.iter_unpack(bytes(_Table.memory or b"")):
-        if slot[0]:
+        if slot[0] and slot[1] == kind:
             yield RunningWork._make(slot)
 
 
-def watch_time_limits(on_killed: Callable[[RunningWork], None]) -> None:
+def watch_time_limits(kind: Kind, on_killed: Callable[[RunningWork], None]) -> None:
     """Keep the limits from a thread, for as long as this process lives. `on_killed` is called in a thread of its own
     with what a process ran that is gone now.
     """
-    threading.Thread(target=_watch, args=(on_killed,), name="time-limits", daemon=True).start()
+    threading.Thread(target=_watch, args=(kind, on_killed), name="time-limits", daemon=True).start()
 
 
-def _watch(on_killed: Callable[[RunningWork], None]) -> None:
+def _watch(kind: Kind, on_killed: Callable[[RunningWork], None]) -> None:
     seen: set[RunningWork] = set()
     signalled: set[RunningWork] = set()
     while True:
         time.sleep(LOOK_SECONDS)
-        now, running = time.monotonic(), set(running_work())
+        now, running = time.monotonic(), set(running_work(kind))
         for work in running & seen:  # seen twice: no half-written one
             if now >= work.hard_deadline:
                 threading.Thread(target=_kill, args=(work, on_killed), name="time-limit", daemon=True).start()
                 _forget(work)
             elif now >= work.soft_deadline and work not in signalled:
                 signalled.add(work)
-                _send(work.pid, SOFT_SIGNAL)
+                send_signal(work.pid, SOFT_SIGNAL)
         seen, signalled = running, signalled & running
 
 
 def _kill(work: RunningWork, on_killed: Callable[[RunningWork], None]) -> None:
-    process = _send(work.pid, signal.SIGKILL)
+    process = send_signal(work.pid, signal.SIGKILL)
     deadline = time.monotonic() + MAX_DEATH_SECONDS
     with suppress(psutil.NoSuchProcess):
         while process and process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
@@ -135,7 +148,7 @@ def _kill(work: RunningWork, on_killed: Callable[[RunningWork], None]) -> None:
     on_killed(work)
 
 
-def _send(pid: int, number: signal.Signals) -> psutil.Process | None:
+def send_signal(pid: int, number: int) -> psutil.Process | None:
     """Send the signal, if this is a child of ours: otherwise the pid is somebody else's by now."""
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
         process = psutil.Process(pid)
@@ -148,4 +161,4 @@ def _send(pid: int, number: signal.Signals) -> psutil.Process | None:
 def _forget(work: RunningWork) -> None:
     for offset in range(0, MAX_PROCESSES * _SLOT.size, _SLOT.size):
         if _Table.memory and _SLOT.unpack_from(_Table.memory, offset) == work:
-            _SLOT.pack_into(_Table.memory, offset, 0, 0, 0, *[float("inf")] * 3)
+            _SLOT.pack_into(_Table.memory, offset, 0, 0, 0, 0, *[float("inf")] * 3)

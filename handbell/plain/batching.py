@@ -5,9 +5,12 @@ more, and runs them one after the other (`handbell.celery.batch`). If it dies wh
 that have no result yet runs again alone, with a message of its own.
 """
 
+import mmap
 import os
+import struct
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 from django.utils import timezone
@@ -21,6 +24,9 @@ from handbell.plain.sql import ASYNC_COMMIT, FINAL_STATES, RESULTS_TABLE
 RUN_BATCH = "handbell.run_batch"
 BATCH_DOORBELL_PREFIX = "task:"
 RING_AFTER = timedelta(seconds=1)  # a call that has waited for so long: its doorbell may not have been rung
+
+_REVOCATIONS = struct.Struct("=q")
+_revocations = mmap.mmap(-1, _REVOCATIONS.size)  # memory that is shared with the processes that are forked later
 
 _CLAIM = """
     UPDATE handbell_call SET worker = %s {async_commit}
@@ -62,7 +68,14 @@ def ring_waiting_batches() -> None:
             batch_doorbell(task, first.queue).ring_again()
 
 
-def claim_batch(task: str, hostname: str, limit: int) -> list[Message]:
+class ClaimedCall(NamedTuple):
+    """A call that this process has claimed, by its id in the ledger."""
+
+    id: int
+    message: Message
+
+
+def claim_batch(task: str, hostname: str, limit: int) -> list[ClaimedCall]:
     """Claim up to `limit` calls for this process, in their order, and make their states STARTED."""
     is_postgres, now = connection.vendor == "postgresql", adapt_datetime(timezone.now())
     claim = _CLAIM.format(
@@ -80,4 +93,24 @@ def claim_batch(task: str, hostname: str, limit: int) -> list[Message]:
         started = {task_id for (task_id,) in cursor.fetchall()}
     if ended := set(ids) - started:
         Call.objects.filter(task_id__in=ended).delete()  # revoked meanwhile
-    return [Message.from_json(text) for _, task_id, text in rows if task_id in started]
+    return [ClaimedCall(pk, Message.from_json(text)) for pk, task_id, text in rows if task_id in started]
+
+
+def count_revocation() -> None:
+    """In the worker's main process: have its processes look which of their calls have been revoked."""
+    _REVOCATIONS.pack_into(_revocations, 0, revocation_count() + 1)
+
+
+def revocation_count() -> int:
+    return int(_REVOCATIONS.unpack_from(_revocations)[0])
+
+
+def without_revoked(calls: Sequence[ClaimedCall], count: int) -> Iterator[ClaimedCall]:
+    """Those of the calls that are not revoked when their turn comes; `count` is from before they were claimed."""
+    revoked: set[int] = set()
+    for call in calls:
+        if revocation_count() != count:
+            count, ids = revocation_count(), [call.id for call in calls]
+            revoked = set(ids) - set(Call.objects.filter(id__in=ids).values_list("id", flat=True))
+        if call.id not in revoked:
+            yield call

@@ -1,6 +1,7 @@
 """What happens to the calls of a process that died, or of a worker that leaves: they run again, or are lost."""
 
 import logging
+from typing import Any
 
 from celery import current_app, signals
 from celery.app.task import Context
@@ -18,6 +19,7 @@ from handbell.plain.message import Message
 from handbell.plain.outbox import publish_after_commit
 from handbell.plain.write_backlog import write_backlog
 
+_expected_deaths: set[int] = set()
 logger = logging.getLogger(__name__)
 
 
@@ -37,19 +39,32 @@ def release_claimed_calls() -> None:
         logger.warning("The database was not told that this worker leaves: %s", str(error).strip())
 
 
+def expect_death(pid: int) -> None:
+    """The process of this worker with this id is ended because of one call; the others that it has claimed do not
+    count that as a crash.
+    """
+    _expected_deaths.add(pid)
+
+
 def process_died(request: Request, error: BaseException) -> None:
     """A child process has died while it ran a task: what it had claimed is given back, by the write backlog."""
     how = f"it called sys.exit({error})" if isinstance(error, SystemExit) else str(error).rstrip(".")
     reason = f"the process that ran it died: {how}"
     if request.name == RUN_BATCH:
-        write_backlog.add(lambda: _recover_batch(child_claimant(request.worker_pid), reason))
+        pid: Any = request.worker_pid
+        is_crash = pid not in _expected_deaths
+        _expected_deaths.discard(pid)
+        write_backlog.add(lambda: _recover_batch(child_claimant(pid), reason, is_crash=is_crash))
     else:
         write_backlog.add(lambda: recover_call(request.id, WORKER_ID, reason))
 
 
-def _recover_batch(child: str, reason: str) -> None:
+def _recover_batch(child: str, reason: str, *, is_crash: bool) -> None:
     for task_id in list(Call.objects.filter(worker=child).order_by("id").values_list("task_id", flat=True)):
-        recover_call(task_id, child, reason)
+        if is_crash:
+            recover_call(task_id, child, reason)
+        else:
+            sql.release_call(task_id, child, crashed=False)
 
 
 def recover_call(task_id: str, worker: str, reason: str) -> None:

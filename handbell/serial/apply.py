@@ -16,7 +16,7 @@ from celery import current_app
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from handbell.common.codec import decode_arguments, encode_error, encode_result, formatted_traceback
-from handbell.common.time_limits import is_told_to_stop, run_limited
+from handbell.common.time_limits import Kind, is_told_to_stop, run_limited
 from handbell.errors import HandbellError, RowMissing, UnknownTask
 from handbell.models import SerialModel
 from handbell.models.serial import in_lane
@@ -151,7 +151,9 @@ class BatchApplier:
         attempt = operation.attempts + self.mode.claims_first
         return encode_result(
             task.name,
-            run_limited(operation.id, attempt, *self._limits[task.name], lambda: task.run(*args, **kwargs)),
+            run_limited(
+                Kind.OPERATION, operation.id, attempt, *self._limits[task.name], lambda: task.run(*args, **kwargs)
+            ),
         )
 
     def _note_change(self, key: RowKey, row: SerialModel, before: dict[str, Any]) -> None:

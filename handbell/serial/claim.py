@@ -16,7 +16,7 @@ from handbell import states
 from handbell.common.codec import decode_arguments, encode_result
 from handbell.common.heartbeat import heartbeat
 from handbell.common.leases import lease, lease_end, renewal_seconds
-from handbell.common.time_limits import is_told_to_stop, run_limited
+from handbell.common.time_limits import Kind, is_told_to_stop, run_limited
 from handbell.models import Operation
 from handbell.serial import sql
 from handbell.serial.apply import describe_failure, find_serial_task
@@ -75,7 +75,9 @@ def run_external(lane: int, claim: OperationClaim) -> None:
     succeeded, failed = [], []
     with heartbeat(renewal_seconds(), lambda: _claimed(claim).update(lease_expires_at=lease_end())):
         try:
-            result = run_limited(operation.id, claim.attempt, *task.time_limits(), lambda: task.run(*args, **kwargs))
+            result = run_limited(
+                Kind.OPERATION, operation.id, claim.attempt, *task.time_limits(), lambda: task.run(*args, **kwargs)
+            )
             succeeded.append((operation.id, encode_result(task.name, result)))
         except (Exception, SystemExit) as error:  # (whatever it is, it is the operation's own)
             if is_told_to_stop(error):

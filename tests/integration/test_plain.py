@@ -28,6 +28,7 @@ from tests.plain import (
     doubles,
     fail,
     halfway,
+    hold,
     lines,
     on_error,
     quick,
@@ -92,7 +93,6 @@ def add_and_look() -> list[Any]:
     return [value, result.state, *described, calls_left()]
 
 
-@pytest.mark.core
 @pytest.mark.core
 def test_a_result_is_there_and_its_row_says_everything(at_work: System) -> None:
     found = at_work.call(add_and_look)
@@ -344,6 +344,46 @@ def test_among_quick_ones_each_fails_and_retries_alone(at_work: System) -> None:
     assert succeeded == [number for number in range(30) if number % 3 != 1]
     assert failed == [str(number) for number in range(30) if number % 3 == 1]
     assert at_work.call(compose_quick_ones) == [sum(range(1, 31)), 7, 2, "PENDING"]
+
+
+def hold_four(path: str) -> list[Any]:
+    """Four calls that one process has claimed, of which the first runs."""
+    with transaction.atomic():
+        results = [hold.delay(number, path) for number in range(4)]
+    until(lambda: [result.state for result in results] == ["STARTED"] * 4)
+    assert len(set(Call.objects.values_list("worker", flat=True))) == 1
+    return results
+
+
+def revoke_one_that_has_not_begun(path: str) -> list[Any]:
+    results = hold_four(path)
+    results[0].revoke()  # it runs, so it goes on
+    results[2].revoke()
+    until(lambda: results[2].state == "REVOKED")
+    (Path(path).parent / "open").touch()
+    until(lambda: all(result.ready() for result in results))
+    return [result.state for result in results]
+
+
+def terminate_the_one_that_runs(path: str) -> list[Any]:
+    results = hold_four(path)
+    results[0].revoke(terminate=True)
+    until(lambda: all(result.ready() for result in results))
+    crashed = Call.objects.filter(crash_count__gt=0).count()
+    return [*(result.state for result in results), crashed]
+
+
+def test_one_of_several_that_share_a_claim_is_revoked(at_work: System, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    assert at_work.call(revoke_one_that_has_not_begun, str(path)) == ["SUCCESS", "SUCCESS", "REVOKED", "SUCCESS"]
+    assert lines(path) == ["0", "1", "3"]
+
+
+def test_one_of_several_that_share_a_claim_is_terminated(at_work: System, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    found = at_work.call(terminate_the_one_that_runs, str(path))
+    assert found == ["REVOKED", "SUCCESS", "SUCCESS", "SUCCESS", 0]
+    assert lines(path) == ["0", "1", "2", "3"]
 
 
 def call_with_an_object() -> list[int]:
