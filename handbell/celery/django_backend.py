@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from handbell.celery.django_tasks import (
     run_django_task_in_lane,
 )
 from handbell.common.codec import encode_arguments, formatted_traceback
+from handbell.common.time_limits import is_told_to_stop
 from handbell.models import Operation
 from handbell.models.task_result import decoded
 from handbell.queues import DEFAULT_PRIORITY, MAX_PRIORITY, default_queue, queue_names
@@ -40,6 +42,7 @@ if TYPE_CHECKING or find_spec("django.tasks"):
     from django.tasks.base import Task, TaskError
     from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
     from django.tasks.signals import task_enqueued, task_finished, task_started
+    from django.utils.json import normalize_json
 else:
     from django_tasks import DEFAULT_TASK_QUEUE_NAME, TaskContext, TaskResult, TaskResultStatus, task_backends
     from django_tasks.backends.base import BaseTaskBackend
@@ -47,6 +50,7 @@ else:
     from django_tasks.exceptions import InvalidTaskError as InvalidTask
     from django_tasks.exceptions import TaskResultDoesNotExist
     from django_tasks.signals import task_enqueued, task_finished, task_started
+    from django_tasks.utils import normalize_json
 
 GRACE_SECONDS = 5.0  # from a task's `timeout` until its process is killed
 LOWEST, HIGHEST = -100, 100  # of Django's priorities
@@ -128,8 +132,9 @@ class HandbellBackend(BaseTaskBackend):
             priority=task.priority,
             queue_name=task.queue_name,
             run_after=task.run_after.isoformat() if task.run_after else None,
+            enqueued_at=timezone.now().isoformat(),
         )
-        stored = encode_arguments((details, list(args), dict(kwargs)), {})
+        stored = encode_arguments((details, normalize_json(args), normalize_json(kwargs)), {})
         call: list[Any] = json.loads(stored)[0]
         if getattr(task, "lane", None) is not None:
             key = _lane_key(task, args, kwargs)
@@ -137,7 +142,7 @@ class HandbellBackend(BaseTaskBackend):
             enqueue_operation(run_django_task_in_lane.name, operation, details["id"], task.run_after, None)
         else:
             self._call(task, call)
-        result = _result(task, call, TaskResultStatus.READY, enqueued_at=timezone.now())
+        result = _result(task, call, TaskResultStatus.READY)
         task_enqueued.send(type(self), task_result=result)
         return result
 
@@ -184,13 +189,19 @@ class HandbellBackend(BaseTaskBackend):
             yield run
         except (Ignore, Reject, Retry):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            if is_told_to_stop(error):
+                raise
             most = getattr(task, "max_attempts", 1)
             if celery_task is not None and len(workers) < most:
                 raise celery_task.retry(
                     exc=error, countdown=min(2**request.retries, MAX_RETRY_SECONDS), max_retries=most - 1
                 ) from error
             run.fails(error)
+            if isinstance(error, SystemExit) and request:  # which Celery takes for the end of the process
+                backend = celery_task.backend
+                backend.mark_as_failure(request.id, error, formatted_traceback(error), request=request)
+                raise Ignore from error
             raise
 
 
@@ -203,8 +214,13 @@ class DjangoTaskRun:
         self.args, self.kwargs = [*context, *result.args], result.kwargs
 
     def succeeds(self, value: Any) -> Any:
-        self._end(TaskResultStatus.SUCCESSFUL, value)
-        return value
+        """
+        Raises:
+            TypeError: the value is not JSON.
+        """
+        returned = normalize_json(value)
+        self._end(TaskResultStatus.SUCCESSFUL, returned)
+        return returned
 
     def fails(self, error: BaseException) -> None:
         path = f"{type(error).__module__}.{type(error).__qualname__}"
@@ -245,7 +261,6 @@ def _result_of_row(row: Any, call: list[Any]) -> Any:
         find_django_task(call[0]),
         call,
         status,
-        enqueued_at=row.date_created,
         started_at=row.date_started,
         finished_at=row.date_done if status in _FINISHED else None,
         workers=[row.worker] * (retries + 1) if worked and row.worker else [],
@@ -259,7 +274,6 @@ def _result_of_operation(operation: Operation, call: list[Any]) -> Any:
         find_django_task(call[0]),
         call,
         _STATUSES.get(operation.status, TaskResultStatus.FAILED),
-        enqueued_at=operation.enqueued_at,
         started_at=operation.started_at,
         finished_at=operation.finished_at,
         workers=["lane"] * operation.attempts,
@@ -281,7 +295,6 @@ def _result(
     call: list[Any],
     status: Any,
     *,
-    enqueued_at: Any = None,
     started_at: Any = None,
     finished_at: Any = None,
     workers: Sequence[str] = (),
@@ -291,7 +304,7 @@ def _result(
         task=task,
         id=details["id"],
         status=status,
-        enqueued_at=enqueued_at,
+        enqueued_at=datetime.fromisoformat(details["enqueued_at"]),
         started_at=started_at,
         finished_at=finished_at,
         last_attempted_at=started_at,

@@ -14,7 +14,9 @@ MAX_RETRY_SECONDS = 3600
 
 
 class RunDetails(TypedDict):
-    """What is stored of a Django task with its call: its result's id, its function, and what `using()` was given."""
+    """What is stored of a Django task with its call: its result's id, its function, what `using()` was given, and when
+    it was enqueued.
+    """
 
     id: str
     path: str
@@ -22,6 +24,7 @@ class RunDetails(TypedDict):
     priority: int
     queue_name: str
     run_after: str | None
+    enqueued_at: str
 
 
 @shared_task(bind=True, name="handbell.run_django_task", max_retries=None)

@@ -13,16 +13,20 @@ class NotDownloaded(Exception):
     """The source distribution could not be had."""
 
 
-def published_tests(library: str, folder: Path) -> Path:
-    """A new folder in `folder` with the library's tests, and nothing else of it: what they test is what is installed.
+def published_tests(
+    library: str, folder: Path, tests: str = "t", requirements: Path = ROOT / "requirements.txt"
+) -> Path:
+    """A new folder in `folder` with the library's tests, which are in its folder `tests`, and nothing else of it: what
+    they test is what is installed.
 
     Raises:
         NotDownloaded: the package index does not answer, for example.
     """
-    locked = re.search(rf"^{library}==.*?(?=^\S)", (ROOT / "requirements.txt").read_text(), re.DOTALL | re.MULTILINE)
+    locked = re.search(rf"^{library}==.*?(?=^\S)", f"{requirements.read_text()}\n.", re.DOTALL | re.MULTILINE)
     assert locked, library
     (folder / "locked.txt").write_text(locked.group())
     options = [f"--no-binary={library}", "--no-deps", "--require-hashes", f"--dest={folder}", "-r", "locked.txt"]
+    options.append("--ignore-requires-python")  # it is not this Python that runs the tests
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert "DO NOT MATCH THE HASHES" not in done.stderr, done.stderr
@@ -30,6 +34,7 @@ def published_tests(library: str, folder: Path) -> Path:
         raise NotDownloaded(f"The source distribution of {library} could not be downloaded: {done.stderr.strip()}")
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as found:
-        found.extractall(folder, [name for name in found if name.name.split("/")[1:2] == ["t"]], filter="data")
-    (unpacked,) = (path.parent for path in folder.glob("*/t"))
-    return unpacked
+        wanted = [member for member in found if f"{member.name}/".partition("/")[2].startswith(f"{tests}/")]
+        found.extractall(folder, wanted, filter="data")
+    (unpacked,) = folder.glob(f"*/{tests}")
+    return unpacked.parents[len(Path(tests).parts) - 1]
