@@ -323,7 +323,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         delivery = getattr(request, "delivery_info", None) or {}
         if isinstance(queue := delivery.get("routing_key"), str):
             meta["queue"] = queue
-        if retries := getattr(request, "retries", 0):
+        if isinstance(retries := getattr(request, "retries", None), int) and retries:
             meta["retries"] = retries
         return meta
 
