@@ -29,7 +29,7 @@ demo: setup ## run the workloads and check every outcome
 test: setup ## the tests to run often: five minutes on two cores
 	@$(RUN)/python -m tests
 
-test-all: setup ## every test: about twenty-five minutes on two cores
+test-all: setup ## every test: about twenty minutes on two cores
 	@$(RUN)/python -m tests all
 
 coverage: setup ## what unit and integration tests cover, processes that they start included
@@ -58,6 +58,8 @@ lock: setup ## pin every requirement, with hashes, for Python 3.11 to 3.14
 	@for name in requirements requirements-dev; do \
 	  $(RUN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	    --no-emit-index-url $$name.in -o $$name.txt; done
+	@echo "django>=6.0,<6.1" | $(RUN)/uv pip compile --quiet --universal --python-version 3.12 --no-deps --generate-hashes \
+	    --no-annotate --no-header --no-emit-index-url - -o requirements-django6.txt
 
 diagrams: ## render the diagrams in docs/ (needs graphviz)
 	@dot -Tsvg docs/states.dot -o docs/states.svg

@@ -2,7 +2,9 @@
 tests coverage` for what unit and integration tests cover, processes that they start included.
 
 The first are the unit tests on both databases, and of the tests of running systems those marked `core`, on SQLite and
-the embedded broker: one integration, one fault and one browser test of each kind of work.
+the embedded broker: one integration, one fault and one browser test of each kind of work. They run on this Python, with
+the locked Django. `all` and `coverage` run the unit and integration tests at the other end of the range of versions,
+on the newest Python of this machine with Django 6, whose coverage costs little; and all the others on this one.
 """
 
 import os
@@ -13,28 +15,36 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-AT_A_TIME = 2
+from tests.packaging.environments import Environment, find_python
+
+ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = ("tests/integration", "tests/faults", "tests/e2e")
-PYTEST = ("-m", "pytest")
-MEASURED_PYTEST = ("-m", "coverage", "run", "-m", "pytest")
+NEWEST = ("3.13", "3.12")  # the Pythons of the other end of the range, that with the most first
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run of pytest with these arguments."""
+    """A run of pytest with these arguments. One that is `measured` runs on the newest Python, with coverage."""
 
     name: str
     arguments: Sequence[str]
-    program: Sequence[str] = PYTEST
     environment: dict[str, str] = field(default_factory=dict)
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parts of a test command, and how many of them run side by side: those of running systems mostly wait."""
+
+    parts: Sequence[Part]
+    at_a_time: int
 
     @property
-    def command(self) -> list[str]:
-        return [sys.executable, *self.program, *self.arguments]
+    def is_measured(self) -> bool:
+        return any(part.measured for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -47,71 +57,81 @@ class Outcome:
     failures: list[str]
 
 
-def unit(program: Sequence[str], *options: str) -> list[Part]:
+def unit(*options: str, measured: bool = False) -> list[Part]:
     return [
-        Part("unit/sqlite", ["tests/unit", *options], program),
-        Part("unit/postgres", ["tests/unit", *options], program, {"TEST_DATABASE": "postgres"}),
+        Part("unit/sqlite", ["tests/unit", *options], measured=measured),
+        Part("unit/postgres", ["tests/unit", *options], {"TEST_DATABASE": "postgres"}, measured),
     ]
 
 
-def both_columns(name: str, folders: Sequence[str], program: Sequence[str] = PYTEST) -> list[Part]:
+def both_columns(name: str, *folders: str, measured: bool = False) -> list[Part]:
     """A part for SQLite with Valkey, and one for PostgreSQL with RabbitMQ."""
     return [
-        Part(f"{name}/sqlite", ["-m", "not rabbitmq", *folders], program),
-        Part(f"{name}/postgres", ["-m", "rabbitmq", *folders], program),
+        Part(f"{name}/sqlite", ["-m", "not rabbitmq", *folders], measured=measured),
+        Part(f"{name}/postgres", ["-m", "rabbitmq", *folders], measured=measured),
     ]
 
 
 #: It counts processes and milliseconds, and a measured process needs a moment to end.
 UNMEASURED = "tests/unit/test_isolated_fork_server.py"
-QUICK = [Part("core", ["-m", "core and not rabbitmq", *SYSTEMS]), *unit(PYTEST)]
-#: Celery's own tests mostly wait, for a quarter of an hour: they run beside the others.
-CELERY = [
-    Part("celery/canvas", ["-k", "canvas", "tests/published"]),
-    Part("celery/others", ["-k", "not canvas", "tests/published"]),
+MEASURED = [
+    *both_columns("integration", "tests/integration", measured=True),
+    *unit(f"--ignore={UNMEASURED}", measured=True),
 ]
+#: By how long they take: the longest begin first.
 ALL = [
-    *both_columns("faults+e2e", ["tests/faults", "tests/e2e"]),
-    *both_columns("integration", ["tests/integration"]),
-    *unit(PYTEST),
+    Part("celery/canvas", ["-k", "canvas", "tests/published"]),
+    *both_columns("faults+e2e", "tests/faults", "tests/e2e"),
+    *MEASURED[:1],
+    Part("celery/others", ["-k", "not canvas", "tests/published"]),
+    *MEASURED[1:],
     Part("packaging", ["tests/packaging"]),
 ]
-MEASURED = [
-    *both_columns("integration", ["tests/integration"], MEASURED_PYTEST),
-    *unit(MEASURED_PYTEST, f"--ignore={UNMEASURED}"),
-]
-#: What each argument runs: lists side by side, and of each two parts at a time, one per core.
-PLANS = {"": (QUICK,), "all": (CELERY, ALL), "coverage": (MEASURED,)}
+PLANS = {
+    "": Plan([Part("core", ["-m", "core and not rabbitmq", *SYSTEMS]), *unit()], at_a_time=2),
+    "all": Plan(ALL, at_a_time=4),
+    "coverage": Plan(MEASURED, at_a_time=2),
+}
 
 
 def main() -> int:
-    plan = " ".join(sys.argv[1:])
-    if plan not in PLANS:
+    plan = PLANS.get(" ".join(sys.argv[1:]))
+    if plan is None:
         print("usage: python -m tests [all | coverage]")
         return 2
-    if plan == "coverage":
-        coverage("erase")
-    with tempfile.TemporaryDirectory(prefix="t") as folder, ExitStack() as pools:
-        runs = [
-            pools.enter_context(ThreadPoolExecutor(AT_A_TIME)).map(lambda part: run(part, Path(folder)), parts)
-            for parts in PLANS[plan]
-        ]
-        outcomes = [outcome for outcomes in runs for outcome in outcomes]
-    code = max(outcome.code for outcome in outcomes)
-    if plan == "coverage":
-        coverage("combine", "--quiet")
-        code = max(code, coverage("report", "--skip-covered"))
+    with tempfile.TemporaryDirectory(prefix="t") as name, ThreadPoolExecutor(plan.at_a_time) as pool:
+        folder = Path(name)
+        newest = newest_python(folder) if plan.is_measured else None
+        outcomes = list(pool.map(lambda part: run(part, folder, newest), plan.parts))
+        code = max(outcome.code for outcome in outcomes)
+        if newest:
+            coverage(newest, folder, "combine", "--quiet")
+            code = max(code, coverage(newest, folder, "report", "--skip-covered"))
     print()
     for outcome in outcomes:
         print(*(f"{outcome.name:<20} {failure}" for failure in outcome.failures), sep="", end="")
     for outcome in outcomes:
         print(f"{outcome.seconds:6.0f} s  {'passed' if outcome.code == 0 else 'FAILED'}  {outcome.name}")
-    if plan == "":
+    if not plan.is_measured:
         print(f"Left out: {left_out()} tests of running systems, and packaging. `make test-all` runs everything.")
     return code
 
 
-def run(part: Part, folder: Path) -> Outcome:
+def newest_python(folder: Path) -> Path | None:
+    """The newest Python of this machine, in an environment of its own with Django 6 and the locked requirements; None
+    if there is none, which the packaging tests say.
+    """
+    python = next(filter(None, map(find_python, NEWEST)), None)
+    if python is None:
+        print(f"Python {' or '.join(NEWEST)} is missing: unit and integration tests run on this one, unmeasured.")
+        return None
+    environment = Environment.make(folder / "newest", python)
+    environment.install("--require-hashes", "-r", "requirements-dev.txt")
+    environment.install("--require-hashes", "--no-deps", "-r", "requirements-django6.txt")
+    return environment.python
+
+
+def run(part: Part, folder: Path, newest: Path | None) -> Outcome:
     """Run a part to its end, with its name before each line of its output.
 
     It has a folder of its own: pytest makes the common one private again each time it starts, and shuts out PostgreSQL,
@@ -120,9 +140,13 @@ def run(part: Part, folder: Path) -> Outcome:
     """
     started = time.monotonic()
     failures = []
+    program, measuring = [sys.executable], {}
+    if part.measured and newest:
+        program = [str(newest), "-m", "coverage", "run"]
+        measuring = {**measurement(folder), "PATH": f"{newest.parent}:{os.environ['PATH']}"}
     with subprocess.Popen(
-        [*part.command, f"--basetemp={folder / re.sub(r'[^a-z0-9]', '-', part.name)}"],
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **part.environment},
+        [*program, "-m", "pytest", *part.arguments, f"--basetemp={folder / re.sub(r'[^a-z0-9]', '-', part.name)}"],
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **measuring, **part.environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -135,8 +159,16 @@ def run(part: Part, folder: Path) -> Outcome:
     return Outcome(part.name, process.returncode, time.monotonic() - started, failures)
 
 
-def coverage(*arguments: str) -> int:
-    return subprocess.run([sys.executable, "-m", "coverage", *arguments], check=False).returncode
+def measurement(folder: Path) -> dict[str, str]:
+    """What coverage reads from the environment: where its data goes, and how it looks at a program that runs, which
+    slows it down by a seventh instead of by a half, as its usual way does.
+    """
+    return {"COVERAGE_FILE": str(folder / "coverage"), "COVERAGE_CORE": "sysmon"}
+
+
+def coverage(python: Path, folder: Path, *arguments: str) -> int:
+    environment = {**os.environ, **measurement(folder)}
+    return subprocess.run([python, "-m", "coverage", *arguments], env=environment, check=False).returncode
 
 
 def left_out() -> int:
@@ -146,5 +178,5 @@ def left_out() -> int:
 
 
 if __name__ == "__main__":
-    os.chdir(Path(__file__).resolve().parent.parent)
+    os.chdir(ROOT)
     sys.exit(main())

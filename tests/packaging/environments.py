@@ -37,7 +37,7 @@ class Environment:
 
     @classmethod
     def make(cls, folder: Path, python: Path) -> "Environment":
-        make = [UV, "venv", "--quiet", f"--python={python}"] if UV else [str(python), "-m", "venv"]
+        make = [UV, "venv", "--quiet", "--seed", f"--python={python}"] if UV else [str(python), "-m", "venv"]
         _run([*make, str(folder)])
         return cls(folder)
 
