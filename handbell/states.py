@@ -16,7 +16,10 @@ LOST = "lost"
 #: The final states: work in one of these does not change any more.
 FINISHED = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, OUT_OF_MEMORY, LOST})
 
-#: Those of them in which something went wrong.
+#: Those of work that waits for a worker or has one.
+UNFINISHED = (QUEUED, RUNNING)
+
+#: Those of the final ones in which something went wrong.
 WENT_WRONG = frozenset({FAILED, TIMED_OUT, OUT_OF_MEMORY, LOST})
 
 #: Celery's name for each state.

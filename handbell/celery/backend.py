@@ -37,7 +37,7 @@ from handbell.models.task_result import ENDED
 from handbell.plain import sql
 from handbell.plain.crash_recovery import may_begin_twice
 from handbell.plain.db_retry import store_or_exit
-from handbell.plain.enqueue import retry_call
+from handbell.plain.enqueue import store_retry
 from handbell.plain.message import Message
 from handbell.plain.result_buffer import buffer_result
 from handbell.queues import ISOLATED, SERIAL
@@ -83,7 +83,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
             return True
         if Call.objects.filter(task_id=task_id).exists():
             if not TaskResult.objects.filter(task_id=task_id).exists():
-                sql.cancel_forgotten_call(task_id)
+                sql.delete_call_without_result(task_id)
                 return False
             # It may be ours: the answer to a claim that was committed can be lost with the connection.
             return TaskResult.objects.filter(task_id=task_id, status="STARTED", result=self._text(process)).exists()
@@ -173,9 +173,11 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
             self.mark_as_retry(task_id, None, request=request)
             return True
         if requeue:
-            return retry_through_outage(lambda: sql.give_back(task_id))
+            return retry_through_outage(lambda: sql.release_own_call(task_id))
         changes = {**self._changes(None, state, None, request), "date_started": None, "worker": None}
-        return retry_through_outage(lambda: sql.end_claim(task_id, changes, keep_custom_state=state in ENDED_BY_TASK))
+        return retry_through_outage(
+            lambda: sql.finish_claimed_call(task_id, changes, keep_custom_state=state in ENDED_BY_TASK)
+        )
 
     def _end(
         self,
@@ -192,7 +194,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         chain = request and state != celery_states.SUCCESS and request.chain
         several_writes = request and (request.chord or chain or followers or errbacks)
         if run and request and followers:
-            run.forget_followers(request.children)  # of an attempt that the database did not take
+            run.truncate_children(request.children)  # of an attempt that the database did not take
         with transaction.atomic() if several_writes else nullcontext():
             for call in followers:
                 call()
@@ -275,7 +277,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         if status == celery_states.RETRY and run and run.retry:
             changes = self._changes(result, status, traceback, request)
             message = run.retry
-            retry_through_outage(lambda: retry_call(message, changes))
+            retry_through_outage(lambda: store_retry(message, changes))
         else:
             retry_through_outage(lambda: self._store(task_id, result, status, traceback, request))
         return result
@@ -291,7 +293,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         """One statement. Whether the task had not ended before."""
         changes = self._changes(result, status, traceback, request)
         ended = status in celery_states.READY_STATES
-        if sql.finish_call(task_id, changes) if ended else sql.change_result(task_id, changes):
+        if sql.finish_call(task_id, changes) if ended else sql.update_state(task_id, changes):
             return True
         extended = self._get_extended_properties(request, traceback)
         content = {"content_type": self.content_type, "content_encoding": self.content_encoding}

@@ -9,7 +9,7 @@ from celery.app.task import Context
 from celery.app.trace import trace_task
 
 from handbell.celery.call_run import CallRun
-from handbell.common.time_limits import Kind, run_limited
+from handbell.common.time_limits import WorkKind, run_limited
 from handbell.plain.batching import RUN_BATCH, batch_doorbell, claim_batch, revocation_count, without_revoked
 from handbell.plain.message import Message
 from handbell.plain.result_buffer import buffered_results
@@ -33,7 +33,7 @@ def run_batch(self: Task[..., Any], name: str) -> None:
             doorbell.ring()
         with buffered_results():
             for call in without_revoked(calls, revocations):
-                run_limited(Kind.CALL, call.id, 0, None, None, partial(run_message, task, call.message, hostname))
+                run_limited(WorkKind.CALL, call.id, 0, None, None, partial(run_message, task, call.message, hostname))
         if time.monotonic() > deadline:
             doorbell.ring()
             return

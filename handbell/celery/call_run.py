@@ -22,7 +22,7 @@ class CallRun:
     followers: list[Callable[[], object]] = field(default_factory=list)
     _children: int | None = None
 
-    def forget_followers(self, children: list[Any]) -> None:
+    def truncate_children(self, children: list[Any]) -> None:
         """Leave only those of the task's `children` that were there before a follower was called."""
         if self._children is None:
             self._children = len(children)

@@ -13,10 +13,10 @@ from celery.platforms import signals as system_signals
 from celery.utils.functional import maybe_list
 from celery.worker import control as celery_control
 
-from handbell.common.time_limits import Kind, running_work, send_signal
+from handbell.common.time_limits import WorkKind, running_work, send_signal
 from handbell.common.worker_id import MAIN_PID, child_claimant
 from handbell.models import Call
-from handbell.plain.batching import count_revocation
+from handbell.plain.batching import announce_revocation
 from handbell.plain.crash_recovery import expect_death
 from handbell.plain.message import Message
 from handbell.plain.write_backlog import write_backlog
@@ -57,7 +57,7 @@ def revoke_batched(task_ids: Collection[str], signal_number: int | None) -> None
         if signal_number is None and _process_running(call):
             continue
         _end_as_revoked(call, signal_number)
-        count_revocation()
+        announce_revocation()
         if signal_number is not None and (pid := _process_running(call)):
             logger.info("Terminating %s (%s)", call.task_id, signal_number)
             expect_death(pid)
@@ -65,7 +65,7 @@ def revoke_batched(task_ids: Collection[str], signal_number: int | None) -> None
 
 
 def _process_running(call: Call) -> int | None:
-    return next((work.pid for work in running_work(Kind.CALL) if work.id == call.pk), None)
+    return next((work.pid for work in running_work(WorkKind.CALL) if work.id == call.pk), None)
 
 
 def _end_as_revoked(call: Call, signal_number: int | None) -> None:

@@ -38,7 +38,7 @@ class PlainRequest(Request):
         elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and self._is_in_ledger():
             state.task_ready(self)
             self.acknowledge()
-            crash_recovery.process_died(self, error)
+            crash_recovery.recover_from_death(self, error)
         else:
             super().on_failure(exc_info, send_failed_event, return_ok)
 

@@ -54,7 +54,7 @@ def on_worker_init(sender: Any = None, **kwargs: Any) -> None:
 def on_worker_ready(sender: Any = None, **kwargs: Any) -> None:
     start_worker_heartbeat(str(sender.hostname))
     if SERIAL in sender.app.amqp.queues.consume_from:
-        time_limits.watch_time_limits(time_limits.Kind.OPERATION, fail_at_time_limit)
+        time_limits.watch_time_limits(time_limits.WorkKind.OPERATION, fail_at_time_limit)
 
 
 @worker_shutting_down.connect

@@ -7,7 +7,7 @@ FIRST_PAUSE_SECONDS, GROWTH = 0.002, 1.5
 
 
 def poll(condition: Callable[[], bool], timeout: float | None, longest_pause: float) -> bool:
-    """Call `look` until it is true; whether it became so within `timeout` seconds (None: however long it takes)."""
+    """Wait until `condition()` is true; whether it became so within `timeout` seconds (None: as long as it takes)."""
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = FIRST_PAUSE_SECONDS
     while not condition():

@@ -29,7 +29,7 @@ SOFT_SIGNAL = signal.SIGUSR2
 _SLOT = struct.Struct("=qqqqddd")
 
 
-class Kind(IntEnum):
+class WorkKind(IntEnum):
     """In which table of the ledger the work is."""
 
     CALL = 1
@@ -65,7 +65,7 @@ def open_table() -> None:
 
 
 def run_limited(
-    kind: Kind, work_id: int, attempt: int, soft: float | None, hard: float | None, call: Callable[[], Any]
+    kind: WorkKind, work_id: int, attempt: int, soft: float | None, hard: float | None, call: Callable[[], Any]
 ) -> Any:
     """`call()`, for at most so many seconds if this is a process of a worker's pool, and without a limit elsewhere.
 
@@ -109,21 +109,21 @@ def _raise_at_the_limit(*signal_and_frame: Any) -> None:
         raise SoftTimeLimitExceeded
 
 
-def running_work(kind: Kind) -> Iterator[RunningWork]:
+def running_work(kind: WorkKind) -> Iterator[RunningWork]:
     """What the processes of this worker run at this moment."""
     for slot in _SLOT.iter_unpack(bytes(_Table.memory or b"")):
         if slot[0] and slot[1] == kind:
             yield RunningWork._make(slot)
 
 
-def watch_time_limits(kind: Kind, on_killed: Callable[[RunningWork], None]) -> None:
+def watch_time_limits(kind: WorkKind, on_killed: Callable[[RunningWork], None]) -> None:
     """Keep the limits from a thread, for as long as this process lives. `on_killed` is called in a thread of its own
     with what a process ran that is gone now.
     """
     threading.Thread(target=_watch, args=(kind, on_killed), name="time-limits", daemon=True).start()
 
 
-def _watch(kind: Kind, on_killed: Callable[[RunningWork], None]) -> None:
+def _watch(kind: WorkKind, on_killed: Callable[[RunningWork], None]) -> None:
     seen: set[RunningWork] = set()
     signalled: set[RunningWork] = set()
     while True:

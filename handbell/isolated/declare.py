@@ -35,7 +35,7 @@ class IsolatedTask(LedgerTask[P, R_co]):
 
     def launch(self, *args: P.args, **kwargs: P.kwargs) -> Launch:
         """Enqueue one launch in the current transaction, and return its row at once."""
-        return enqueue_launch(self.call(args, kwargs))
+        return enqueue_launch(self.bind_arguments(args, kwargs))
 
     def launch_many(self, calls: Iterable[Any]) -> ManyResults[R_co]:
         """Enqueue a launch for each of `calls`: a tuple of arguments, or one argument.
@@ -43,7 +43,7 @@ class IsolatedTask(LedgerTask[P, R_co]):
         `calls` may be a generator of any length, such as `queryset.iterator()`. It is taken in parts; each is a
         transaction of its own, unless the caller has one, and its launches may begin while the rest is still to come.
         """
-        return enqueue_launches((self.call(_as_arguments(given), {}) for given in calls), self.AsyncResult)
+        return enqueue_launches((self.bind_arguments(_as_arguments(given), {}) for given in calls), self.AsyncResult)
 
     def apply_async(  # type: ignore[override]
         self,
@@ -65,10 +65,10 @@ class IsolatedTask(LedgerTask[P, R_co]):
         self.refuse_options(options, "an isolated task", "task_id and time_limit")
         if task_id is not None and len(task_id) > MAX_ID_CHARACTERS:
             raise TypeError(f"task_id has {len(task_id)} characters; it may have {MAX_ID_CHARACTERS} at the most.")
-        call = self.call(tuple(args or ()), dict(kwargs or {}), time_limit)
+        call = self.bind_arguments(tuple(args or ()), dict(kwargs or {}), time_limit)
         return self.AsyncResult(enqueue_launch(call, task_id).task_id)
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None = None) -> LaunchCall:
+    def bind_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None = None) -> LaunchCall:
         """What is to be launched, within which limits.
 
         Raises:

@@ -19,7 +19,6 @@ from handbell.models.task_result import LARGE_RESULT_COLUMNS, decoded, error_in,
 from handbell.plain.revoke import revoke
 
 LISTED_CALLS = 20
-UNFINISHED = (states.QUEUED, states.RUNNING)
 
 
 class CallsCommand(ListingSubcommand):
@@ -72,7 +71,7 @@ class CallsCommand(ListingSubcommand):
             kwargs=decoded(row.task_kwargs),
             periodic_task=row.periodic_task_name,
             crash_count=waiting_or_running.crash_count if waiting_or_running else None,
-            result=None if error or call["state"] in UNFINISHED else decoded(row.result),
+            result=None if error or call["state"] in states.UNFINISHED else decoded(row.result),
             error=error,
             traceback=row.traceback,
         )

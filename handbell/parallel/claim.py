@@ -1,4 +1,4 @@
-"""Claiming chunks: the doorbell with the current number takes the next range of items, or a chunk that was given back.
+"""Claiming chunks: the doorbell with the current token takes the next range of items, or a chunk that was given back.
 
 How many items a chunk has follows from how long items have taken so far.
 """
@@ -50,14 +50,14 @@ class ChunkClaim:
         return found
 
 
-def claim_chunk(job_id: int, number: int) -> ChunkClaim | None:
-    """Claim a chunk for the doorbell with this number, and send the next doorbell if there is more to do.
+def claim_chunk(job_id: int, ring_token: int) -> ChunkClaim | None:
+    """Claim a chunk for the doorbell with this token, and send the next doorbell if there is more to do.
 
     None if there is nothing to do, or this doorbell was answered before.
     """
     with transaction.atomic():
         _commit_asynchronously()
-        job = JobRow.objects.select_for_update().filter(pk=job_id, ring_token=number).first()
+        job = JobRow.objects.select_for_update().filter(pk=job_id, ring_token=ring_token).first()
         if job is None:
             return None
         job.ring_token += 1

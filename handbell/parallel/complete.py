@@ -57,7 +57,7 @@ def complete_chunk(claim: ChunkClaim, outcome: ChunkOutcome, items: Sequence[Any
         if claim.chunk.retry_offsets is None and claim.chunk.count > 1:
             halve_chunk(claim.chunk, run_in_subprocess=claim.chunk.run_in_subprocess)
             _claimed_chunk(claim).update(status=states.QUEUED)
-            doorbell.ring(claim.job.pk)
+            doorbell.ring_after_commit(claim.job.pk)
             return True
         _, error, trace = failed_item(0, cause)
         failed = [FailedItem(number, f"{refused_by}: {error}", trace) for number in range(len(items))]

@@ -27,7 +27,7 @@ F_co = TypeVar("F_co", covariant=True)
 P = ParamSpec("P")
 
 
-class HasRun(Protocol[F_co]):
+class SupportsRun(Protocol[F_co]):
     """A Celery task, as far as type checkers are concerned."""
 
     @property  # no method, so that the function may take items of a wider type
@@ -74,11 +74,15 @@ class Pipeline(Generic[T]):
 
     @overload
     def map(
-        self, task: HasRun[Callable[Concatenate[T, P], Coroutine[Any, Any, R]]], /, *args: P.args, **kwargs: P.kwargs
+        self,
+        task: SupportsRun[Callable[Concatenate[T, P], Coroutine[Any, Any, R]]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> "Pipeline[R]": ...
     @overload
     def map(
-        self, task: HasRun[Callable[Concatenate[T, P], R]], /, *args: P.args, **kwargs: P.kwargs
+        self, task: SupportsRun[Callable[Concatenate[T, P], R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> "Pipeline[R]": ...
     def map(self, task: Any, /, *args: Any, **kwargs: Any) -> "Pipeline[Any]":
         """Call `task(item, *args, **kwargs)` in the worker's own process; a second `map` takes the first one's result.
@@ -188,7 +192,7 @@ def _begin(job: Job, source: Iterable[Any]) -> Job:
         feed_job(job.pk, source.values_list("pk", flat=True).iterator() if isinstance(source, QuerySet) else source)
         job.refresh_from_db()
     if job.total:
-        doorbell.ring(job.pk)
+        doorbell.ring_after_commit(job.pk)
     else:
         finish_if_done(job.pk)
         job.refresh_from_db()

@@ -9,7 +9,7 @@ from handbell.models import JobRow
 WORK = "handbell.work"
 
 
-def ring(job_id: int) -> None:
+def ring_after_commit(job_id: int) -> None:
     """Send the job's doorbell after the commit, unless one is on its way."""
     with transaction.atomic():
         rows = JobRow.objects.filter(pk=job_id)

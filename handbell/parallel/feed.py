@@ -49,7 +49,7 @@ def _append_block(job_id: int, text: str, count: int) -> None:
         job.total += count
         job.source_state, job.source_seen_at = job.ARRIVING, timezone.now()
         job.save(update_fields=["total", "source_state", "source_seen_at"])
-    doorbell.ring(job_id)
+    doorbell.ring_after_commit(job_id)
 
 
 def _end_source(job_id: int, state: str) -> None:
@@ -57,7 +57,7 @@ def _end_source(job_id: int, state: str) -> None:
     rows = JobRow.objects.filter(pk=job_id)
     rows.update(source_state=state, source_seen_at=timezone.now())
     if rows.filter(total__gt=0).exists():
-        doorbell.ring(job_id)
+        doorbell.ring_after_commit(job_id)
 
 
 def _source_heartbeat(job_id: int) -> AbstractContextManager[None]:

@@ -117,7 +117,7 @@ class Job(JobRow):
             JobRefused: the job is not paused, or has finished.
         """
         self._change_unfinished("resumed", {"paused": False}, paused=True)
-        doorbell.ring(self.pk)
+        doorbell.ring_after_commit(self.pk)
 
     def cancel(self) -> None:
         """Stop for good: a second later, no further item begins. Results so far are kept.
@@ -163,7 +163,7 @@ class Job(JobRow):
             job.failed, job.status, job.error, job.finished_at = job.failed - retried, states.RUNNING, "", None
             job.save(update_fields=["failed", "status", "error", "finished_at"])
         self.refresh_from_db()
-        doorbell.ring(self.pk)
+        doorbell.ring_after_commit(self.pk)
 
     # --- The source -------------------------------------------------------------------------------------------------
 

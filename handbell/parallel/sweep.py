@@ -33,7 +33,7 @@ def sweep_jobs() -> None:
             requeue_crashed_chunk(chunk)
     for job in active.filter(paused=False).filter(HAS_WORK):
         if job.no_ring_pending:
-            doorbell.ring(job.pk)
+            doorbell.ring_after_commit(job.pk)
         else:
             _ring_again(job)
 

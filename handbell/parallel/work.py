@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 
 
 @shared_task(name=WORK, ignore_result=True)
-def work(job_id: int, number: int) -> None:
+def work(job_id: int, ring_token: int) -> None:
     """Run the next chunk of the job."""
-    claim = claim_chunk(job_id, number)
+    claim = claim_chunk(job_id, ring_token)
     if claim is None:
         finish_if_done(job_id)
         return

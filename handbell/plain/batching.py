@@ -96,7 +96,7 @@ def claim_batch(task: str, hostname: str, limit: int) -> list[ClaimedCall]:
     return [ClaimedCall(pk, Message.from_json(text)) for pk, task_id, text in rows if task_id in started]
 
 
-def count_revocation() -> None:
+def announce_revocation() -> None:
     """In the worker's main process: have its processes look which of their calls have been revoked."""
     _REVOCATIONS.pack_into(_revocations, 0, revocation_count() + 1)
 

@@ -46,7 +46,7 @@ def expect_death(pid: int) -> None:
     _expected_deaths.add(pid)
 
 
-def process_died(request: Request, error: BaseException) -> None:
+def recover_from_death(request: Request, error: BaseException) -> None:
     """A child process has died while it ran a task: what it had claimed is given back, by the write backlog."""
     how = f"it called sys.exit({error})" if isinstance(error, SystemExit) else str(error).rstrip(".")
     reason = f"the process that ran it died: {how}"

@@ -35,12 +35,12 @@ def enqueue_call(result: Mapping[str, Any], message: Message, batch_key: str, pr
         publish_after_commit(message, adapt_datetime(call.enqueued_at), producer)
 
 
-def retry_call(message: Message, changes: Mapping[str, Any]) -> bool:
+def store_retry(message: Message, changes: Mapping[str, Any]) -> bool:
     """Have a call that this process has claimed run again, by this message, and write these `changes` to its result's
     row; False if the call is not ours any more.
     """
     call = new_call(message)
-    is_ours = sql.retry_call(call, changes)
+    is_ours = sql.requeue_for_retry(call, changes)
     if is_ours and not sql.is_deferred(message):
         publish_after_commit(message, adapt_datetime(call.enqueued_at))
     return is_ours

@@ -41,7 +41,7 @@ def publish_after_commit(message: Message, enqueued_at: Any, producer: Producer 
 def _publish_now(message: Message, enqueued_at: Any, producer: Producer | None) -> None:
     many = len(_outbox.task_ids) > 1
     if many and time.monotonic() > _outbox.late_at:
-        sql.delay_sweeper(_outbox.task_ids)
+        sql.postpone_resending(_outbox.task_ids)
         _outbox.late_at = time.monotonic() + sql.LOST_AFTER.total_seconds() / 2
     publish_call(message, enqueued_at, producer)
     if _outbox.task_ids[-1:] == [message.task_id]:

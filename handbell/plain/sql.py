@@ -73,16 +73,16 @@ def insert_call(result: Mapping[str, Any], call: Call) -> bool:
         )
 
 
-def retry_call(call: Call, changes: Mapping[str, Any]) -> bool:
+def requeue_for_retry(call: Call, changes: Mapping[str, Any]) -> bool:
     """Write that a call which this process has claimed is to run again, with another message; False if it is not ours
     any more.
     """
     with transaction.atomic():
         is_ours = _execute(_RETRY_CALL, [*_call_values(call), *_our_claimants()])
-        return is_ours and change_result(call.task_id, changes)
+        return is_ours and update_state(call.task_id, changes)
 
 
-def end_claim(task_id: str, changes: Mapping[str, Any], *, keep_custom_state: bool) -> bool:
+def finish_claimed_call(task_id: str, changes: Mapping[str, Any], *, keep_custom_state: bool) -> bool:
     """Write that a call which this process has claimed is over, and change its result's row, unless a custom state is
     to be kept and the task has given itself one; False if the call is not ours any more.
     """
@@ -94,12 +94,12 @@ def end_claim(task_id: str, changes: Mapping[str, Any], *, keep_custom_state: bo
         return True
 
 
-def cancel_forgotten_call(task_id: str) -> None:
+def delete_call_without_result(task_id: str) -> None:
     """Drop a call whose result somebody has deleted or forgotten while it waited: nobody asks for it any more."""
     Call.objects.filter(task_id=task_id, worker__in=("", *_our_claimants())).delete()
 
 
-def give_back(task_id: str) -> bool:
+def release_own_call(task_id: str) -> bool:
     """Let a call that this process has claimed be claimed again; False if it is not ours any more."""
     return any(release_call(task_id, claimant, crashed=False) is not None for claimant in _our_claimants())
 
@@ -155,7 +155,7 @@ def finish_calls(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
     return _execute(_FINISH_CALLS, [ids, ids, *columns.values()])
 
 
-def change_result(task_id: str, changes: Mapping[str, Any]) -> bool:
+def update_state(task_id: str, changes: Mapping[str, Any]) -> bool:
     """Write a state that is not the last one; whether the task had not ended before, and has a row."""
     update, values = _update(changes)
     return _execute(update, [*values, task_id])
@@ -183,7 +183,7 @@ def release_call(task_id: str, worker: str, *, crashed: bool) -> int | None:
         batch_key = "" if crashed else claimed.batch_key  # what may kill its process runs alone
         changes = {"worker": "", "sent_at": None, "send_after": now, "crash_count": crash_count, "batch_key": batch_key}
         Call.objects.filter(pk=claimed.pk).update(**changes)
-        change_result(task_id, {"status": celery_states.PENDING, "date_started": None, "worker": None, "result": None})
+        update_state(task_id, {"status": celery_states.PENDING, "date_started": None, "worker": None, "result": None})
         return crash_count
 
 
@@ -200,7 +200,7 @@ def confirm_sent(sent: Sequence[tuple[str, Any]]) -> None:
             cursor.executemany(_CONFIRM_ONE, [(*moments, *it) for it in sent])
 
 
-def delay_sweeper(task_ids: Sequence[str]) -> None:
+def postpone_resending(task_ids: Sequence[str]) -> None:
     """Leave the messages of these calls to their sender for a while: it is alive, and sends one after the other."""
     for start in range(0, len(task_ids), MAX_IDS):
         unsent = Call.objects.filter(task_id__in=task_ids[start : start + MAX_IDS], sent_at=None, worker="")

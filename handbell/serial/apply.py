@@ -16,7 +16,7 @@ from celery import current_app
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from handbell.common.codec import decode_arguments, encode_error, encode_result, formatted_traceback
-from handbell.common.time_limits import Kind, is_told_to_stop, run_limited
+from handbell.common.time_limits import WorkKind, is_told_to_stop, run_limited
 from handbell.errors import HandbellError, RowMissing, UnknownTask
 from handbell.models import SerialModel
 from handbell.models.serial import in_lane
@@ -68,7 +68,7 @@ class BatchApplier:
         tasks = {name: find_serial_task(name) for name in {operation.task for operation in batch}}
         self._limits = {name: task.time_limits() for name, task in tasks.items() if task is not None}
         declared = [task.name for task in tasks.values() if task and (task.soft_time_limit or task.time_limit)]
-        sql.allow_silence(max((self._limits[name][1] or 0.0 for name in declared), default=0.0))
+        sql.extend_idle_timeout(max((self._limits[name][1] or 0.0 for name in declared), default=0.0))
         self._batch = [
             (operation, tasks[operation.task], args, kwargs)
             for operation, (args, kwargs) in zip(batch, decoded, strict=True)
@@ -152,7 +152,7 @@ class BatchApplier:
         return encode_result(
             task.name,
             run_limited(
-                Kind.OPERATION, operation.id, attempt, *self._limits[task.name], lambda: task.run(*args, **kwargs)
+                WorkKind.OPERATION, operation.id, attempt, *self._limits[task.name], lambda: task.run(*args, **kwargs)
             ),
         )
 

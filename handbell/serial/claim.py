@@ -16,7 +16,7 @@ from handbell import states
 from handbell.common.codec import decode_arguments, encode_result
 from handbell.common.heartbeat import heartbeat
 from handbell.common.leases import lease, lease_end, renewal_seconds
-from handbell.common.time_limits import Kind, is_told_to_stop, run_limited
+from handbell.common.time_limits import WorkKind, is_told_to_stop, run_limited
 from handbell.models import Operation
 from handbell.serial import sql
 from handbell.serial.apply import describe_failure, find_serial_task
@@ -51,7 +51,7 @@ def claim_operation(operation: sql.PendingOperation, seconds: float | None = Non
     return OperationClaim(operation, attempt, now)
 
 
-def reclaim(claim: OperationClaim) -> bool:
+def confirm_claim(claim: OperationClaim) -> bool:
     """Under the lane's lock, take the claim up again to complete it; False if somebody else has claimed it since.
 
     `sql.complete_operations` comes next, which counts the attempt.
@@ -76,7 +76,7 @@ def run_external(lane: int, claim: OperationClaim) -> None:
     with heartbeat(renewal_seconds(), lambda: _claimed(claim).update(lease_expires_at=lease_end())):
         try:
             result = run_limited(
-                Kind.OPERATION, operation.id, claim.attempt, *task.time_limits(), lambda: task.run(*args, **kwargs)
+                WorkKind.OPERATION, operation.id, claim.attempt, *task.time_limits(), lambda: task.run(*args, **kwargs)
             )
             succeeded.append((operation.id, encode_result(task.name, result)))
         except (Exception, SystemExit) as error:  # (whatever it is, it is the operation's own)
@@ -85,5 +85,5 @@ def run_external(lane: int, claim: OperationClaim) -> None:
             failed.append(describe_failure(operation, error, blocks=task.blocks))
     with transaction.atomic():
         sql.lock_lane(lane, wait=True)
-        if reclaim(claim):
+        if confirm_claim(claim):
             sql.complete_operations(lane, succeeded, failed, claim.started_at)

@@ -89,7 +89,7 @@ class SerialTask(LedgerTask[P, R_co]):
         not_before = timezone.now() + timedelta(seconds=countdown) if countdown else eta
         if idempotency_key is not None:
             idempotency_key = _checked_length("idempotency_key", f"{self.name}:{idempotency_key}")
-        call = self.call(tuple(args or ()), dict(kwargs or {}))
+        call = self.bind_arguments(tuple(args or ()), dict(kwargs or {}))
         task_id = task_id and _checked_length("task_id", task_id)
         return self.AsyncResult(enqueue_operation(self.name, call, task_id, not_before, idempotency_key))
 
@@ -99,9 +99,9 @@ class SerialTask(LedgerTask[P, R_co]):
         `calls` may be a generator of any length; it is taken in parts. The answer is a sequence of results that holds
         no more than one id in memory.
         """
-        return enqueue_operations(self.name, (self.call(tuple(args), {}) for args in calls), self.AsyncResult)
+        return enqueue_operations(self.name, (self.bind_arguments(tuple(args), {}) for args in calls), self.AsyncResult)
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OperationCall:
+    def bind_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OperationCall:
         """Check the arguments and find their key.
 
         Raises:

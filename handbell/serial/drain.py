@@ -21,7 +21,7 @@ from handbell.errors import ProcessDied
 from handbell.models import LaneCount
 from handbell.serial import doorbell, sql
 from handbell.serial.apply import BatchApplier, TransactionSpoiled, describe_failure, find_serial_task
-from handbell.serial.claim import OperationClaim, claim_operation, is_external, reclaim, run_external
+from handbell.serial.claim import OperationClaim, claim_operation, confirm_claim, is_external, run_external
 from handbell.serial.modes import Mode
 from handbell.serial.sql import PendingOperation
 
@@ -88,7 +88,7 @@ class LaneDrain:
         while outcome is StepOutcome.MORE and time.monotonic() < end:
             outcome = self._step_or_fall_back()
         # This look comes after the lock was released: another drain that found it taken has left, and relies on it.
-        return outcome is not StepOutcome.HELD and sql.has_work(self.lane)
+        return outcome is not StepOutcome.HELD and sql.is_drainable(self.lane)
 
     def _mode(self, task: str) -> Mode:
         if is_external(task):
@@ -116,12 +116,12 @@ class LaneDrain:
 
     def _step(self) -> StepOutcome:
         with transaction.atomic():
-            is_open = sql.lock_lane(self.lane)
-            if not is_open:
-                if is_open is None:
-                    doorbell.uncount_crash(self.lane)
-                else:
-                    self._note_progress(0)
+            lock = sql.lock_lane(self.lane)
+            if lock is sql.LaneLock.BUSY:
+                doorbell.uncount_crash(self.lane)
+                return StepOutcome.HELD
+            if lock is sql.LaneLock.CLOSED:
+                self._note_progress(0)
                 return StepOutcome.HELD
             batch = sql.pending_operations(self.lane, 1 if self.one_by_one else MAX_BATCH_OPERATIONS)
             if not batch or batch[0].lane_claimed or self._is_left_for_a_newer_worker(batch[0].task):
@@ -155,7 +155,7 @@ class LaneDrain:
         try:
             with transaction.atomic():
                 sql.lock_lane(self.lane, wait=True)
-                if reclaim(claim):
+                if confirm_claim(claim):
                     self._note_progress(self._apply_batch([claim.operation], Mode.ONE_BY_ONE))
         except OUTAGE_ERRORS:
             raise
@@ -164,7 +164,7 @@ class LaneDrain:
             failure = describe_failure(claim.operation, error, blocks=task is not None and task.blocks)
             with transaction.atomic():
                 sql.lock_lane(self.lane, wait=True)
-                if reclaim(claim):
+                if confirm_claim(claim):
                     sql.complete_operations(self.lane, [], [failure], claim.started_at)
                     self._note_progress(1)
 

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from handbell import states
 from handbell.common.outages import retry_through_outage
-from handbell.common.time_limits import Kind, RunningWork, running_work
+from handbell.common.time_limits import RunningWork, WorkKind, running_work
 from handbell.models import Operation
 from handbell.serial import doorbell, sql
 from handbell.serial.apply import describe_failure, find_serial_task
@@ -48,7 +48,7 @@ def _fail(work: RunningWork) -> None:
 def release_running_operations() -> None:
     """When this worker leaves, and its processes are gone: give back what they ran."""
     try:
-        for work in running_work(Kind.OPERATION):
+        for work in running_work(WorkKind.OPERATION):
             lane = Operation.objects.filter(pk=work.id).values_list("lane", flat=True).first()
             if lane is not None:
                 claimed = Operation.objects.filter(pk=work.id, attempts=work.attempt, status=states.RUNNING)

@@ -13,7 +13,6 @@ from handbell.errors import LaneRefused
 from handbell.models import Doorbell, Lane, LaneCount, Operation, lane_of
 from handbell.serial.doorbell import doorbell_name, ring_lanes_after_commit
 
-PENDING_STATUSES = (states.QUEUED, states.RUNNING)
 MAX_LANES = 1024
 MAX_DEPTH_COUNTED = 10_000  # so that looking costs little
 MAX_MOVE_ROWS = 5_000
@@ -41,7 +40,7 @@ def overview() -> list[LaneOverview]:
 
 def lane_overview(lane: Lane) -> LaneOverview:
     """One lane: its depth and the age of its oldest operation."""
-    waiting = Operation.objects.filter(lane=lane.pk, status__in=PENDING_STATUSES, not_before=None).order_by("id")
+    waiting = Operation.objects.filter(lane=lane.pk, status__in=states.UNFINISHED, not_before=None).order_by("id")
     oldest = waiting.values_list("enqueued_at", flat=True).first()
     if oldest is None:
         return LaneOverview(lane, 0, None)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from datetime import datetime
+from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from handbell.common.doorbell import adapt_datetime
 from handbell.conf import conf
 from handbell.serial.doorbell import doorbell_name
 
-SILENCE_MARGIN_SECONDS = 5.0  # for the kill at a time limit to come first
+IDLE_TIMEOUT_MARGIN_SECONDS = 5.0  # for the kill at a time limit to come first
 logger = logging.getLogger(__name__)
 
 # The states are literals, not parameters, so that both databases see that the partial index applies.
@@ -58,12 +59,16 @@ class OperationFailure(NamedTuple):
     blocks: bool
 
 
-def lock_lane(lane: int, *, wait: bool = False) -> bool | None:
-    """Take the lane's lock until the end of the transaction.
+class LaneLock(Enum):
+    """Whether we have the lock of a lane, and may go on with what waits there."""
 
-    True: it is ours. False: it is, but the lane is paused or blocked. None: somebody else has it, and we did not
-    `wait`.
-    """
+    OPEN = "it is ours"
+    CLOSED = "it is ours, but the lane is paused or blocked"
+    BUSY = "somebody else has it"
+
+
+def lock_lane(lane: int, *, wait: bool = False) -> LaneLock:
+    """Take the lane's lock until the end of the transaction. With `wait` it is BUSY only if there is no such lane."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # The database ends the transaction of a process that is frozen, and the lock with it.
@@ -76,13 +81,15 @@ def lock_lane(lane: int, *, wait: bool = False) -> bool | None:
         else:  # SQLite: the transaction began with the write lock
             cursor.execute("SELECT NOT paused AND blocked_by IS NULL FROM handbell_lane WHERE id = %s", (lane,))
         found = cursor.fetchone()
-    return bool(found[0]) if found else None
+    if not found:
+        return LaneLock.BUSY
+    return LaneLock.OPEN if found[0] else LaneLock.CLOSED
 
 
-def allow_silence(seconds: float) -> None:
+def extend_idle_timeout(seconds: float) -> None:
     """Let this transaction be silent for `seconds` and a little longer, if that is more than `lock_lane` allows."""
     if connection.vendor == "postgresql" and seconds >= conf.SERIAL_IDLE_SECONDS:
-        milliseconds = int((seconds + SILENCE_MARGIN_SECONDS) * 1000)
+        milliseconds = int((seconds + IDLE_TIMEOUT_MARGIN_SECONDS) * 1000)
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
 
@@ -94,7 +101,7 @@ def pending_operations(lane: int, limit: int) -> list[PendingOperation]:
         return list(map(PendingOperation._make, cursor.fetchall()))
 
 
-def has_work(lane: int) -> bool:
+def is_drainable(lane: int) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(_HAS_WORK, (lane, lane))
         found = cursor.fetchone()

@@ -496,15 +496,15 @@ def test_a_hook_that_calls_a_task_does_not_disturb_the_sending_of_those_after_it
 @pytest.mark.django_db(transaction=True)
 def test_a_database_that_is_away_when_a_task_is_replaced_only_delays_it(monkeypatch: pytest.MonkeyPatch) -> None:
     result = replaced.delay("task")
-    end_claim, attempts = sql.end_claim, []
+    finish_claimed_call, attempts = sql.finish_claimed_call, []
 
     def away_at_first(*args: Any, **options: Any) -> bool:
         attempts.append(args)
         if len(attempts) == 1:
             raise OperationalError("server closed the connection")
-        return end_claim(*args, **options)
+        return finish_claimed_call(*args, **options)
 
-    monkeypatch.setattr(sql, "end_claim", away_at_first)
+    monkeypatch.setattr(sql, "finish_claimed_call", away_at_first)
     testing.run_calls()
 
     assert (len(attempts), result.state, result.get()) == (2, "SUCCESS", 3)

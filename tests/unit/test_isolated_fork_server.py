@@ -50,7 +50,7 @@ class Runner:
     def begin(self, task: Any, *args: Any, **limits: Any) -> int:
         Runner.last += 1
         kwargs = limits.pop("kwargs", {})
-        call = task.call(args, kwargs)
+        call = task.bind_arguments(args, kwargs)
         given = {"timeout": call.timeout, "grace": call.grace, "memory_mb": call.memory_mb, **limits}
         order = LaunchOrder(self.last, f"task-{self.last}", task.name, json.dumps([args, kwargs]), **given)
         self.fork_server.channel.send("start", [order])
@@ -145,7 +145,7 @@ def test_a_value_that_json_cannot_hold_or_that_is_too_large_is_said(run: Runner)
 def test_a_task_that_nobody_knows_is_said(run: Runner) -> None:
     class Unknown:
         name = "tests.unknown"
-        call = staticmethod(launches.nothing.call)
+        bind_arguments = staticmethod(launches.nothing.bind_arguments)
 
     assert "This deployment has no task called tests.unknown" in run(Unknown).reason
 

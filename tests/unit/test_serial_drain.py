@@ -11,7 +11,7 @@ from handbell.models import Doorbell, Lane, LaneCount, Operation
 from handbell.serial import doorbell, lanes, sql
 from handbell.serial import drain as drain_module
 from handbell.serial.apply import BatchApplier
-from handbell.serial.claim import OperationClaim, reclaim
+from handbell.serial.claim import OperationClaim, confirm_claim
 from handbell.serial.doorbell import doorbell_name
 from handbell.serial.drain import MAX_BATCH_OPERATIONS, MAX_CRASHES, LaneDrain
 from handbell.testing import run_operations
@@ -208,9 +208,9 @@ def test_a_drain_that_was_overtaken_leaves_the_operation_to_the_one_that_overtoo
             overtaken.append(claim)
             expire_claims()
             LaneDrain(mine, crash_count=2).run()
-        return reclaim(claim)
+        return confirm_claim(claim)
 
-    monkeypatch.setattr(drain_module, "reclaim", overtake)
+    monkeypatch.setattr(drain_module, "confirm_claim", overtake)
     drain = LaneDrain(mine, crash_count=2)
     drain.run()
 
@@ -234,7 +234,7 @@ def test_the_number_of_lanes_is_looked_up_under_the_lock(mine: int, monkeypatch:
     seen: list[Any] = []
     prepare = BatchApplier.prepare
 
-    def change_then_lock(number: int) -> bool | None:
+    def change_then_lock(number: int) -> sql.LaneLock:
         if not seen:
             lanes.resize(1)
         return lock(number)
@@ -254,7 +254,7 @@ def test_the_number_of_lanes_is_looked_up_under_the_lock(mine: int, monkeypatch:
 
 def test_a_process_that_is_silent_in_a_batch_loses_the_lane(settings: LazySettings, mine: int) -> None:
     settings.HANDBELL_SERIAL_IDLE_SECONDS = 7
-    assert sql.lock_lane(mine) is True
+    assert sql.lock_lane(mine) is sql.LaneLock.OPEN
 
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
