@@ -17,7 +17,7 @@ from django_celery_results.models import TaskResult
 
 from handbell.models import Call
 from handbell.plain.message import Message
-from tasks_app.models import Score
+from tasks_app.models import Entry, Score
 
 SECONDS = 100  # what anything may take on a machine that is busy with something else
 WORKER = ("-Q", "cpu", "-c", "2", "--include=tests.plain")  # the options of a worker for them
@@ -283,6 +283,11 @@ def sometimes(self: Task[..., Any], number: int) -> int:
     if number % 3 == 2 and not self.request.retries:
         raise self.retry(countdown=0)
     return number
+
+
+@shared_task(queue="cpu")
+def write_entry(database: str, title: str) -> None:
+    Entry.objects.using(database).create(title=title)
 
 
 @shared_task(queue="cpu", claims=20)  # type: ignore[call-overload]

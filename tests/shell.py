@@ -66,7 +66,7 @@ class Shell:
 def main() -> None:
     requests, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)  # not for whom the code starts
     os.environ.clear()
-    os.environ.update(json.loads(requests.readline()), DJANGO_SETTINGS_MODULE="project.settings")
+    os.environ.update({"DJANGO_SETTINGS_MODULE": "project.settings", **json.loads(requests.readline())})
     import django  # noqa: PLC0415  (needs the settings)
 
     django.setup()
