@@ -8,14 +8,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from celery import states as celery_states
 from celery.app.task import Context
-from celery.exceptions import NotRegistered, TaskRevokedError
+from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult
 from celery.utils.time import maybe_timedelta
@@ -134,17 +134,25 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
     ) -> None:
         """Store a failure and, in the same transaction, what follows from it for a chord and a chain, and the calls of
         its errbacks. All of it once, however often the same failure is reported. Errbacks that take the request and the
-        error are functions: they run here, when the failure is stored.
+        error are functions: they run here, in that transaction, too.
+
+        Raises:
+            Exception: whatever the first of those functions that failed has raised; the failure is stored.
         """
         run = call_run(request)
         if run and run.retry:  # it asked to be run again, and then raised another error
             self.mark_as_retry(task_id, exc, traceback, request)
             return
-        here, sent = self._errbacks(request) if request and call_errbacks else ([], [])
-        failure = f"The failure of {task_id}"
-        ended = store_or_exit(lambda: self._end(task_id, exc, state, traceback, request, store_result, sent), failure)
-        if ended and here:
-            self._call_task_errbacks(_with_errbacks(request, here), exc, traceback)
+        errors: list[Exception] = []
+
+        def follow() -> None:
+            errors[:] = self._run_errbacks(request, exc, traceback)
+
+        errbacks = follow if request and request.errbacks and call_errbacks else None
+        end = partial(self._end, task_id, exc, state, traceback, request, store_result, errbacks)
+        store_or_exit(end, f"The failure of {task_id}")
+        if errors:
+            raise errors[0]
 
     def mark_as_revoked(
         self,
@@ -187,8 +195,9 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         traceback: str | None,
         request: Context | None,
         stored: bool,
-        errbacks: Sequence[Any] = (),
+        errbacks: Callable[[], None] | None = None,
     ) -> bool:
+        """Store how a task ended, with what follows from it; whether it had not ended before."""
         run = call_run(request)
         followers = run.followers if run and state == celery_states.SUCCESS else []
         chain = request and state != celery_states.SUCCESS and request.chain
@@ -208,22 +217,19 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
                 steps = list(chords.steps_with_results(chain))
                 self._fail_chain(steps, result, traceback, store_result=stored, state=state)
             if errbacks:
-                self._call_task_errbacks(_with_errbacks(request, errbacks), result, traceback)
+                errbacks()
         return True
 
-    def _errbacks(self, request: Context) -> tuple[list[Any], list[Any]]:
-        """The errbacks that Celery calls as functions (see its `_call_task_errbacks`), and those that it sends."""
-        here: list[Any] = []
-        sent: list[Any] = []
-        for errback in request.errbacks or ():
-            signature: Any = self.app.signature(errback)
+    def _run_errbacks(self, request: Context | None, exc: BaseException, traceback: str | None) -> list[Exception]:
+        """Call each of a task's errbacks, or send it, in a savepoint of its own; what those that failed have raised."""
+        errors = []
+        for errback in (request and request.errbacks) or ():
             try:
-                header = getattr(signature.type, "__header__", None)
-                is_function = header and not isinstance(header, partial) and self._errback_arity_greater(signature, 1)
-            except NotRegistered:
-                is_function = False
-            (here if is_function else sent).append(errback)
-        return here, sent
+                with transaction.atomic():
+                    self._call_task_errbacks(_with_errbacks(request, [errback]), exc, traceback)
+            except Exception as error:  # noqa: BLE001  (it is the user's function)
+                errors.append(error)
+        return errors
 
     def on_chord_part_return(self, request: Context, state: str, result: Any, **kwargs: Any) -> None:
         """Count a part of a chord that has just ended; the last one calls the body."""
