@@ -19,6 +19,7 @@ from handbell.celery.backend import DatabaseBackend
 from handbell.embedded.broker import embedded_broker
 from handbell.queues import problems_in, queue_names, queue_table
 
+DJANGO_TASKS_BACKEND = "handbell.tasks.HandbellBackend"
 PGBOUNCER_PORT = "6432"
 TASK_PROTOCOL = 2  # of the messages that are kept in the ledger
 BROKER_SCHEMES = ("amqp", "amqps", "pyamqp", "redis", "rediss", "redis+socket")
@@ -190,6 +191,12 @@ def _result_backend(app: Celery) -> Iterator[CheckMessage]:
         )
         return
     if not isinstance(app.backend, DatabaseBackend):
+        if any(entry.get("BACKEND") == DJANGO_TASKS_BACKEND for entry in getattr(settings, "TASKS", {}).values()):
+            yield Warning(
+                "TASKS names Handbell's backend, but CELERY_RESULT_BACKEND another: Django's tasks have no results.",
+                hint="Unset CELERY_RESULT_BACKEND, or set it to 'django-db'.",
+                id="handbell.W007",
+            )
         yield Warning(
             "CELERY_RESULT_BACKEND is not Handbell's, so calls of plain tasks are not recorded: they have Celery's own "
             "guarantees.",

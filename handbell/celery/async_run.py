@@ -24,12 +24,28 @@ def synchronous(function: Callable[..., Coroutine[Any, Any, Any]], *, bound: boo
     @wraps(function)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = (self, *args) if bound else args
-        return _run(self, lambda: function(*given, **kwargs))
+        if is_in_coroutine():  # of the same task, or of a class that is derived from this one
+            return function(*given, **kwargs)
+        return run_to_the_end(self, lambda: function(*given, **kwargs))
 
     return run
 
 
-def _run(task: Any, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+def is_in_coroutine() -> bool:
+    """Whether this is called by code that runs on an event loop, and so can await."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def run_to_the_end(task: Any, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """What `call()` returns once it is awaited, for a task that runs now.
+
+    Raises:
+        celery.exceptions.SoftTimeLimitExceeded: it was cancelled at the task's soft time limit.
+    """
     request = task.request_stack.top
 
     async def with_request() -> Any:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -38,7 +39,7 @@ from handbell.plain import sql
 from handbell.plain.crash_recovery import may_begin_twice
 from handbell.plain.db_retry import store_or_exit
 from handbell.plain.enqueue import store_retry
-from handbell.plain.message import Message
+from handbell.plain.message import ENQUEUED_AT, Message
 from handbell.plain.result_buffer import buffer_result
 from handbell.queues import ISOLATED, SERIAL
 
@@ -79,7 +80,9 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         task_id, hostname = str(request.id), str(request.hostname)
         process = {"pid": os.getpid(), "thread": threading.get_native_id(), "hostname": hostname}
         waits_for_disk = not may_begin_twice(self.app.tasks.get(getattr(request, "task", None)))
-        if sql.claim_call(task_id, hostname, self._text(process), waits_for_disk=waits_for_disk):
+        said = getattr(request, ENQUEUED_AT, None)
+        enqueued_at = datetime.fromisoformat(said) if said else None
+        if sql.claim_call(task_id, hostname, self._text(process), enqueued_at, waits_for_disk=waits_for_disk):
             return True
         if Call.objects.filter(task_id=task_id).exists():
             if not TaskResult.objects.filter(task_id=task_id).exists():

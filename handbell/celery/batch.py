@@ -9,6 +9,7 @@ from celery.app.task import Context
 from celery.app.trace import trace_task
 
 from handbell.celery.call_run import CallRun
+from handbell.common.doorbell import NO_LIMIT_SECONDS
 from handbell.common.time_limits import WorkKind, run_limited
 from handbell.plain.batching import RUN_BATCH, batch_doorbell, claim_batch, revocation_count, without_revoked
 from handbell.plain.message import Message
@@ -17,7 +18,9 @@ from handbell.plain.result_buffer import buffered_results
 BATCH_SLICE_SECONDS = 1.0
 
 
-@shared_task(name=RUN_BATCH, ignore_result=True, bind=True)
+@shared_task(
+    name=RUN_BATCH, ignore_result=True, bind=True, time_limit=NO_LIMIT_SECONDS, soft_time_limit=NO_LIMIT_SECONDS
+)
 def run_batch(self: Task[..., Any], name: str) -> None:
     """Answer the doorbell: claim and run what waits, for about a second; then ring for the rest."""
     batch_doorbell(name, "").answer()

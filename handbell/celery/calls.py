@@ -19,6 +19,7 @@ from handbell.plain.enqueue import enqueue_call
 from handbell.plain.message import Message
 from handbell.plain.outbox import UnrecordedMessage
 
+MAX_REPR_CHARACTERS = 1024  # Celery's own limit for the texts that it makes
 SendTask = Callable[..., AsyncResult[Any]]
 
 
@@ -74,8 +75,14 @@ def _enqueue(app: Celery, task: Any, message: Message, producer: Any) -> None:
     backend = app.backend
     assert isinstance(backend, DatabaseBackend)
     row = backend.new_result_row(message.headers, message.queue, message.headers.get("periodic_task_name"))
+    for name in ("argsrepr", "kwargsrepr"):  # the row has all of it; the headers of a message must fit into one frame
+        message.options["headers"][name] = shortened(message.headers[name])
     batch_key = message.task if can_be_batched(task, message) else ""
     enqueue_call(row, message, batch_key, producer)
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= MAX_REPR_CHARACTERS else f"{text[: MAX_REPR_CHARACTERS - 3]}..."
 
 
 def _send_unrecorded(app: Celery, send: SendTask, *call: Any, **options: Any) -> AsyncResult[Any]:

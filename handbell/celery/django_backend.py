@@ -7,12 +7,14 @@ brings the framework; for Django 5.2 the package django-tasks does.
 import inspect
 import json
 import math
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject, Retry
@@ -24,7 +26,6 @@ from handbell.celery.django_tasks import (
     MAX_RETRY_SECONDS,
     RunDetails,
     find_django_task,
-    run_async_django_task,
     run_django_task,
     run_django_task_in_lane,
 )
@@ -112,6 +113,8 @@ class HandbellBackend(BaseTaskBackend):
         lane, timeout, attempts = (getattr(task, name, None) for name in ("lane", "timeout", "max_attempts"))
         if lane is not None and (timeout is not None or attempts != 1 or inspect.iscoroutinefunction(task.func)):
             raise InvalidTask("A task with lane= takes neither timeout= nor max_attempts=, and is no async function.")
+        if lane is not None and (unknown := _unknown_names(task)):
+            raise InvalidTask(f"lane= names {', '.join(sorted(unknown))}, which {task.name} does not take.")
         if timeout is not None and not timeout > 0:
             raise InvalidTask(f"timeout= is a number of seconds, not {timeout!r}.")
         if attempts is not None and not (isinstance(attempts, int) and attempts >= 1):
@@ -147,17 +150,17 @@ class HandbellBackend(BaseTaskBackend):
         return result
 
     def _call(self, task: Any, call: list[Any]) -> None:
-        runner: Any = run_async_django_task if inspect.iscoroutinefunction(task.func) else run_django_task
-        timeout = getattr(task, "timeout", None)
+        text, timeout = json.dumps(call), getattr(task, "timeout", None)
+        runner: Any = run_django_task
         runner.apply_async(
-            call,
+            (text,),
             task_id=call[0]["id"],
             queue=default_queue() if task.queue_name == DEFAULT_TASK_QUEUE_NAME else task.queue_name,
             priority=celery_priority(task.priority),
             eta=task.run_after,
             soft_time_limit=timeout,
             time_limit=timeout and timeout + GRACE_SECONDS,
-            argsrepr=json.dumps(call),
+            argsrepr=text,
             shadow=task.module_path,
         )
 
@@ -166,8 +169,10 @@ class HandbellBackend(BaseTaskBackend):
         Raises:
             TaskResultDoesNotExist: no Django task has this id.
         """
+        if not _is_id(result_id):
+            raise TaskResultDoesNotExist(result_id)
         row = TaskRow.objects.filter(task_id=result_id).first()
-        if row is not None and (call := _stored_call(decoded(decoded(row.task_args)))) is not None:
+        if row is not None and (call := _stored_call(decoded(row.task_args))) is not None:
             return _result_of_row(row, call)
         operation = Operation.objects.filter(task_id=result_id, task=run_django_task_in_lane.name).first()
         if operation is not None:
@@ -240,6 +245,12 @@ def celery_priority(priority: int) -> int:
     return DEFAULT_PRIORITY - math.ceil(DEFAULT_PRIORITY * priority / LOWEST)
 
 
+def _unknown_names(task: Any) -> set[str]:
+    """What the template of a lane's key names and the function does not take."""
+    fields = {re.split(r"[.\[]", name)[0] for _, name, _, _ in Formatter().parse(task.lane) if name is not None}
+    return fields - set(inspect.signature(task.func).parameters)
+
+
 def _lane_key(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     bound = inspect.signature(task.func).bind(*([None] if task.takes_context else []), *args, **kwargs)
     bound.apply_defaults()
@@ -249,7 +260,15 @@ def _lane_key(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     return key
 
 
-def _stored_call(found: Any) -> list[Any] | None:
+def _is_id(text: Any) -> bool:
+    try:
+        return bool(str(uuid.UUID(text)) == text)
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+def _stored_call(text: Any) -> list[Any] | None:
+    found: Any = decoded(text) if isinstance(text, str) else None
     is_call = isinstance(found, list) and len(found) == 3 and isinstance(found[0], dict)
     return found if is_call and found[0].keys() == RunDetails.__annotations__.keys() else None
 

@@ -1,5 +1,7 @@
 """The Celery tasks that run tasks of Django's own framework, for `handbell.tasks`, which enqueues them."""
 
+import inspect
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
@@ -7,6 +9,7 @@ from typing import Any, TypedDict
 from celery import Task, shared_task
 from django.utils.module_loading import import_string
 
+from handbell.celery.async_run import run_to_the_end
 from handbell.errors import UnknownTask
 from handbell.serial.declare import serial_task
 
@@ -27,22 +30,19 @@ class RunDetails(TypedDict):
     enqueued_at: str
 
 
-@shared_task(bind=True, name="handbell.run_django_task", max_retries=None)
-def run_django_task(self: Task[..., Any], details: RunDetails, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Run the function of a Django task, again after a while if it raises and may be tried more often."""
+@shared_task(bind=True, name="handbell.run_django_task", max_retries=None, ignore_result=False)
+def run_django_task(self: Task[..., Any], call: str) -> Any:
+    """Run the function of a Django task, again after a while if it raises and may be tried more often.
+
+    `call` is JSON of its details and arguments: one text, because Celery takes objects with certain keys in arguments
+    for values of its own encoding.
+    """
+    details, args, kwargs = json.loads(call)
     task = find_django_task(details)
     with task.get_backend().running(self, task, details, args, kwargs) as run:
+        if inspect.iscoroutinefunction(task.func):
+            return run.succeeds(run_to_the_end(self, lambda: task.func(*run.args, **run.kwargs)))
         return run.succeeds(task.func(*run.args, **run.kwargs))
-
-
-@shared_task(bind=True, name="handbell.run_async_django_task", max_retries=None)
-async def run_async_django_task(
-    self: Task[..., Any], details: RunDetails, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Any:
-    """The same for an `async def` function."""
-    task = find_django_task(details)
-    with task.get_backend().running(self, task, details, args, kwargs) as run:
-        return run.succeeds(await task.func(*run.args, **run.kwargs))
 
 
 @serial_task(name="handbell.run_django_task_in_lane")

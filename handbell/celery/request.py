@@ -3,6 +3,7 @@
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
+from billiard.exceptions import Terminated
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
@@ -11,6 +12,8 @@ from handbell.celery.task import is_recorded
 from handbell.plain import crash_recovery
 from handbell.plain.batching import RUN_BATCH
 from handbell.plain.write_backlog import write_backlog
+
+DEATHS = (WorkerLostError, SystemExit, KeyboardInterrupt)
 
 
 class PlainRequest(Request):
@@ -32,16 +35,21 @@ class PlainRequest(Request):
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
-        if isinstance(error, TimeLimitExceeded):
-            state.task_ready(self)
-            self.acknowledge()
-        elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) and self._is_in_ledger():
+        is_over = isinstance(error, DEATHS)
+        if self.name == RUN_BATCH:  # whatever became of its own message
+            is_over = is_over or isinstance(error, TimeLimitExceeded | Terminated)
+        if is_over and self._is_in_ledger():
             state.task_ready(self)
             self.acknowledge()
             crash_recovery.recover_from_death(self, error)
+        elif isinstance(error, TimeLimitExceeded):
+            state.task_ready(self)
+            self.acknowledge()
         else:
             super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _is_in_ledger(self) -> bool:
+        if self.name == RUN_BATCH:
+            return True
         ended = self._already_cancelled or self._already_revoked or state.should_terminate
-        return not ended and (self.name == RUN_BATCH or is_recorded(self.task, self.ignore_result))
+        return not ended and is_recorded(self.task, self.ignore_result)

@@ -1,21 +1,21 @@
 """The class of every `@shared_task`: written as Celery's documentation says, with its state known from the call on."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from billiard.exceptions import SoftTimeLimitExceeded
 from celery import states
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 from celery.utils.log import get_logger
-from django.db import connections, transaction
+from django.db import transaction
 
-from handbell.celery.async_run import synchronous
+from handbell.celery.async_run import is_in_coroutine, synchronous
 from handbell.celery.backend import DatabaseBackend
 from handbell.celery.call_run import CallRun, call_run
+from handbell.common.connections import close_connections, close_left_open, in_transactions, was_interrupted
 from handbell.common.outages import retry_through_outage
 
 REPLACED = "Replaced by new task"  # as Celery says it
@@ -44,7 +44,7 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
         function returns a coroutine.
         """
         request: Any = self.request
-        if request.called_directly and self.coroutine_function is not None:
+        if self.coroutine_function is not None and (request.called_directly or is_in_coroutine()):
             return self.coroutine_function(*args, **kwargs)
         run = call_run(request)
         is_here = request.called_directly or request.is_eager or (run is not None and run.has_begun)
@@ -53,17 +53,25 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
         is_claimed = run is not None  # with others (see batch.py)
         run = request.call_run = run or CallRun()
         run.has_begun = True
-        if not is_claimed:
-            self._claim(request)
-        return self._run(request, run, args, kwargs)
+        outer = in_transactions()  # of tests that run their tasks themselves
+        try:
+            if not is_claimed:
+                self._claim(request)
+            return self._run(request, run, args, kwargs, outer)
+        except BaseException as error:
+            if was_interrupted(error):
+                close_connections(but=outer)
+            raise
+        finally:
+            close_left_open(but=outer)  # before the outcome is stored
 
-    def _run(self, request: Any, run: CallRun, args: Any, kwargs: Any) -> Any:
+    def _run(self, request: Any, run: CallRun, args: Any, kwargs: Any, outer: Collection[str]) -> Any:
         result = None
         try:
-            result = self.run(*args, **kwargs)
-        except SoftTimeLimitExceeded:
-            drop_connections()  # before the failure is stored: what was interrupted may be a BEGIN or a COMMIT
-            raise
+            try:
+                result = self.run(*args, **kwargs)
+            finally:
+                close_left_open(but=outer)
         except Reject as reject:
             self._end_without_result(request, states.REJECTED, requeue=bool(getattr(reject, "requeue", False)))
             raise
@@ -112,13 +120,6 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
 
         retry_through_outage(hand_over)
         raise Ignore(REPLACED)
-
-
-def drop_connections() -> None:
-    """Close the connections to all databases, whose state is unknown. New ones are made when they are needed."""
-    for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
-            connection.close()
 
 
 def is_recorded(task: Any, ignore_result: bool | None) -> bool:

@@ -28,6 +28,9 @@ _RING_AGAIN = """
     WHERE name = %s AND rung AND ring_attempts = %s AND rung_at < %s
 """
 
+#: For the tasks that answer doorbells: the time limits that a project sets for all tasks are for what they run.
+NO_LIMIT_SECONDS = 7 * 86_400
+
 
 class DoorbellMessage(NamedTuple):
     """A doorbell by its name, and the message that ringing it sends."""

@@ -5,14 +5,17 @@ Django's asynchronous ORM does, runs in the thread that waits for them, with its
 """
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from asgiref.sync import SyncToAsync, async_to_sync
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class _Loop(threading.local):
@@ -46,7 +49,8 @@ class CoroutineRun:
         if not is_inside_another:  # this is where `async_to_sync` looks for a loop before it makes a new one
             local.main_event_loop, local.main_event_loop_pid = loop, os.getpid()
         try:
-            return async_to_sync(self._note_task)(call)
+            # In a copy of the context, so that nothing of it is seen by the next task of this thread.
+            return copy_context().run(async_to_sync(self._note_task), call)
         finally:
             if not is_inside_another:
                 local.main_event_loop = None
@@ -70,5 +74,14 @@ def run_coroutine(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
 def _running_loop() -> asyncio.AbstractEventLoop:
     if _own.loop is None or _own.pid != os.getpid():
         _own.loop, _own.pid = asyncio.new_event_loop(), os.getpid()
-        threading.Thread(target=_own.loop.run_forever, name="event-loop", daemon=True).start()
+        threading.Thread(target=_run_for_ever, args=(_own.loop,), name="event-loop", daemon=True).start()
     return _own.loop
+
+
+def _run_for_ever(loop: asyncio.AbstractEventLoop) -> None:
+    """Go on when the code of a task has stopped the loop, with `loop.stop()` or with `sys.exit()` in a subtask."""
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            logger.warning("A task has tried to end the event loop of its process.", exc_info=True)

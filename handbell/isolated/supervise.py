@@ -18,6 +18,7 @@ from django.db import connection, transaction
 
 from handbell import states
 from handbell.common.codec import encode_error
+from handbell.common.doorbell import NO_LIMIT_SECONDS
 from handbell.common.leases import renewal_seconds
 from handbell.common.outages import OUTAGE_ERRORS, retry_through_outage
 from handbell.conf import conf
@@ -33,7 +34,7 @@ OUTAGE_PAUSE_SECONDS = 0.5  # before a database that does not answer is asked ag
 logger = logging.getLogger(__name__)
 
 
-@shared_task(name=SUPERVISE, ignore_result=True)
+@shared_task(name=SUPERVISE, ignore_result=True, time_limit=NO_LIMIT_SECONDS, soft_time_limit=NO_LIMIT_SECONDS)
 def supervise() -> None:
     """Run what waits, until nothing waits and nothing runs."""
     launches_doorbell.answer()

@@ -13,7 +13,7 @@ from handbell.common.doorbell import adapt_datetime
 from handbell.models import Call
 from handbell.plain import sql
 from handbell.plain.batching import batch_doorbell
-from handbell.plain.message import Message
+from handbell.plain.message import ENQUEUED_AT, Message
 from handbell.plain.outbox import publish_after_commit
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ def store_retry(message: Message, changes: Mapping[str, Any]) -> bool:
 def new_call(message: Message, batch_key: str = "") -> Call:
     """The row of a call that nobody has sent yet."""
     now, eta = timezone.now(), message.eta
+    message.options["headers"][ENQUEUED_AT] = now.isoformat()
     return Call(
         task_id=message.task_id,
         queue=message.queue,

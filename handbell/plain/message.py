@@ -10,6 +10,9 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Producer, serialization
 from kombu.utils.json import dumps, loads
 
+#: The header that tells a call's message from that of its retry, or of what has taken its place, with the same id.
+ENQUEUED_AT = "enqueued_at"
+
 
 @dataclass(frozen=True)
 class Message:

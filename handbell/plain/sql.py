@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from celery import states as celery_states
@@ -29,7 +29,8 @@ _RETRY_CALL = f"""
         enqueued_at = excluded.enqueued_at, send_after = excluded.send_after, batch_key = '', worker = ''
     WHERE handbell_call.worker IN (%s, %s)
 """
-_CLAIM = "UPDATE handbell_call SET worker = %s {async_commit} WHERE task_id = %s AND worker = ''"
+_CLAIM = "UPDATE handbell_call SET worker = %s {async_commit} WHERE task_id = %s AND worker = ''{current}"
+_CURRENT = " AND enqueued_at = %s"
 #: This commit does not wait for the disk. A crash of the database may lose the claim; the call is
 #: then sent again, as after any crash. https://www.postgresql.org/docs/current/wal-async-commit.html
 ASYNC_COMMIT = "FROM (SELECT set_config('synchronous_commit', 'off', true)) AS async_commit"
@@ -118,18 +119,23 @@ def is_deferred(message: Message) -> bool:
     return message.eta is not None and message.eta > timezone.now() + 2 * SEND_EARLY
 
 
-def claim_call(task_id: str, hostname: str, process: str, *, waits_for_disk: bool = False) -> bool:
-    """Make a queued call ours and its state "running"; whether it was there to be claimed. A claim that waits for the
-    disk is not lost when the database crashes.
+def claim_call(
+    task_id: str, hostname: str, process: str, enqueued_at: datetime | None = None, *, waits_for_disk: bool = False
+) -> bool:
+    """Make a queued call ours and its state "running"; whether it was there to be claimed, and has not been retried or
+    replaced since it was enqueued at that time. A claim that waits for the disk is not lost when the database crashes.
     """
     now = adapt_datetime(timezone.now())
-    take, start = (WORKER_ID, task_id), (hostname, now, now, process)
+    take, start = [WORKER_ID, task_id], (hostname, now, now, process)
+    if enqueued_at is not None:
+        take.append(adapt_datetime(enqueued_at))
+    current = _CURRENT if enqueued_at is not None else ""
     if connection.vendor == "postgresql":
         statement = _START.format(mine="FROM mine", id="mine.task_id")
-        mine = _CLAIM.format(async_commit="" if waits_for_disk else ASYNC_COMMIT)
+        mine = _CLAIM.format(async_commit="" if waits_for_disk else ASYNC_COMMIT, current=current)
         return _execute(f"WITH mine AS ({mine} RETURNING task_id) {statement}", [*take, *start])
     with transaction.atomic(savepoint=False):
-        return _execute(_CLAIM.format(async_commit=""), take) and _execute(
+        return _execute(_CLAIM.format(async_commit="", current=current), take) and _execute(
             _START.format(mine="", id="%s"), [*start, task_id]
         )
 

@@ -57,9 +57,12 @@ def send_unsent() -> int:
         )
         unsent = sorted(cursor.fetchall())
     try:
-        for number, (_, text, enqueued_at) in enumerate(unsent):
-            if not publish_call(Message.from_json(text), enqueued_at):
-                return number
+        for number, (pk, text, enqueued_at) in enumerate(unsent):
+            try:
+                if not publish_call(Message.from_json(text), enqueued_at):
+                    return number
+            except Exception:  # those behind it are sent
+                logger.exception("Call %s cannot be sent.", pk)
     finally:
         write_confirmations()  # otherwise those of the last moment would be sent again
     return len(unsent)

@@ -16,6 +16,7 @@ from celery import current_app
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from handbell.common.codec import decode_arguments, encode_error, encode_result, formatted_traceback
+from handbell.common.connections import was_interrupted
 from handbell.common.time_limits import WorkKind, is_told_to_stop, run_limited
 from handbell.errors import HandbellError, RowMissing, UnknownTask
 from handbell.models import SerialModel
@@ -40,6 +41,16 @@ class _UsesDatabase(BaseException):
 
 class TransactionSpoiled(BaseException):
     """An operation has failed in the middle of the transaction, with no savepoint to go back to."""
+
+
+class OperationInterrupted(BaseException):
+    """A soft time limit was raised in an operation that used the database: in which state the connection is, nobody
+    knows. `error` is what has come of it.
+    """
+
+    def __init__(self, operation_id: int, attempt: int, error: BaseException) -> None:
+        super().__init__(operation_id, attempt, error)
+        self.operation_id, self.attempt, self.error = operation_id, attempt, error
 
 
 class BatchApplier:
@@ -147,14 +158,13 @@ class BatchApplier:
 
     def _run(self, number: int, task: SerialTask[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str:
         """Run the function, within its time limits; its result as JSON."""
+        work, limits = (WorkKind.OPERATION, *self._attempt(number)), self._limits[task.name]
+        return encode_result(task.name, run_limited(*work, *limits, lambda: task.run(*args, **kwargs)))
+
+    def _attempt(self, number: int) -> tuple[int, int]:
+        """The id of an operation, and which attempt this is."""
         operation = self._batch[number][0]
-        attempt = operation.attempts + self.mode.claims_first
-        return encode_result(
-            task.name,
-            run_limited(
-                WorkKind.OPERATION, operation.id, attempt, *self._limits[task.name], lambda: task.run(*args, **kwargs)
-            ),
-        )
+        return operation.id, operation.attempts + self.mode.claims_first
 
     def _note_change(self, key: RowKey, row: SerialModel, before: dict[str, Any]) -> None:
         drop_caches(row, before)
@@ -181,7 +191,7 @@ class BatchApplier:
         self.write()
         before = snapshot(row)
         try:
-            with self._savepoint(), in_lane(self.lane, self.lanes, row):
+            with self._savepoint(number), in_lane(self.lane, self.lanes, row):
                 result = self._run(number, task, (row, *args[1:]), kwargs)
                 if row.pk is not None or key[0]._base_manager.filter(pk=key[1]).exists():  # it may have been deleted
                     self._note_change(key, row, before)
@@ -192,25 +202,43 @@ class BatchApplier:
 
     def _with_database(self, number: int, task: SerialTask[..., Any], args: list[Any], kwargs: dict[str, Any]) -> str:
         try:
-            with self._savepoint(), in_lane(self.lane, self.lanes):
+            with self._savepoint(number), in_lane(self.lane, self.lanes):
                 return self._run(number, task, args, kwargs)
         finally:
             self._forget_rows()
 
     @contextmanager
-    def _savepoint(self) -> Iterator[None]:
+    def _savepoint(self, number: int) -> Iterator[None]:
         """A savepoint for one operation, or in the mode without them, what happens when it would be needed."""
         if self.mode.has_savepoints:
             self.savepoints += 1
-            with transaction.atomic():
+            with transaction.atomic(), self._uninterrupted(number):
                 yield
         else:
             try:
-                yield
+                with self._uninterrupted(number):
+                    yield
             except (Exception, SystemExit) as error:
                 if is_told_to_stop(error):
                     raise
                 raise TransactionSpoiled from error
+
+    @contextmanager
+    def _uninterrupted(self, number: int) -> Iterator[None]:
+        """
+        Raises:
+            OperationInterrupted: a soft time limit was raised within the block.
+        """
+        savepoints: list[Any] = list(self._connection.savepoint_ids)
+        try:
+            yield
+        except Exception as error:
+            if was_interrupted(error):
+                raise OperationInterrupted(*self._attempt(number), error) from error
+            raise
+        if self._connection.savepoint_ids != savepoints or not self._connection.in_atomic_block:
+            reason = HandbellError("It went on after a soft time limit in the middle of a statement to the database.")
+            raise OperationInterrupted(*self._attempt(number), reason)
 
     def _forget_rows(self) -> None:
         self._rows.clear()
@@ -276,7 +304,9 @@ def _run_hook(task: str, hook: Callable[[], Any]) -> None:
     """Run what an operation has registered with `transaction.on_commit`. The operations after it have theirs."""
     try:
         hook()
-    except Exception:
+    except (Exception, SystemExit) as error:
+        if is_told_to_stop(error):
+            raise
         logger.exception("%s: a function that was to run after the commit has failed.", task)
 
 

@@ -15,13 +15,22 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from handbell import states
+from handbell.common.connections import close_connections
+from handbell.common.doorbell import NO_LIMIT_SECONDS
 from handbell.common.outages import OUTAGE_ERRORS
 from handbell.conf import conf
 from handbell.errors import ProcessDied
 from handbell.models import LaneCount
 from handbell.serial import doorbell, sql
-from handbell.serial.apply import BatchApplier, TransactionSpoiled, describe_failure, find_serial_task
+from handbell.serial.apply import (
+    BatchApplier,
+    OperationInterrupted,
+    TransactionSpoiled,
+    describe_failure,
+    find_serial_task,
+)
 from handbell.serial.claim import OperationClaim, claim_operation, confirm_claim, is_external, run_external
+from handbell.serial.interrupted import fail_interrupted
 from handbell.serial.modes import Mode
 from handbell.serial.sql import PendingOperation
 
@@ -32,7 +41,6 @@ MAX_BATCH_SECONDS = 0.2  # applying is cut short here, so that the lock is not h
 MAX_SAVEPOINTS = 60  # in a transaction: PostgreSQL keeps up to 64 subtransactions in shared memory
 MAX_CRASHES = 3  # processes that one operation may cost before it is given up
 CLAIM_SECONDS = 3.0  # from claiming an operation that is run one by one to having the lock for it
-NO_LIMIT_SECONDS = 7 * 86_400  # Celery's limits for all tasks are kept for each operation
 logger = logging.getLogger(__name__)
 
 
@@ -105,6 +113,9 @@ class LaneDrain:
             return self._step()
         except OUTAGE_ERRORS:
             raise
+        except OperationInterrupted as interrupted:
+            close_connections()
+            fail_interrupted(interrupted.operation_id, interrupted.attempt, interrupted.error)
         except TransactionSpoiled:
             self.with_savepoints, self.next_with_savepoints = self.next_with_savepoints, self.next_with_savepoints * 2
         except Exception:

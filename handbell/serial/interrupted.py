@@ -18,26 +18,27 @@ logger = logging.getLogger(__name__)
 
 def fail_at_time_limit(work: RunningWork) -> None:
     """Fail the operation that a process ran which was killed at the time limit, and let its lane go on."""
+    error = TimeLimitExceeded(work.allowed_seconds)
     try:
-        retry_through_outage(lambda: _fail(work))
+        retry_through_outage(lambda: fail_interrupted(work.id, work.attempt, error))
     except Error:
         logger.exception("Operation %s was ended at its time limit, and runs again: that could not be stored.", work.id)
     finally:
         connection.close()  # that of a thread
 
 
-def _fail(work: RunningWork) -> None:
+def fail_interrupted(operation_id: int, attempt: int, error: BaseException) -> None:
+    """Fail an operation, unless another process has applied it, or tries to, and let its lane go on."""
     with transaction.atomic():
-        found = Operation.objects.filter(
-            pk=work.id, attempts=work.attempt, status__in=[states.QUEUED, states.RUNNING]
-        ).values_list("lane", "task", "arguments", "attempts")
+        found = Operation.objects.filter(pk=operation_id, attempts=attempt, status__in=states.UNFINISHED).values_list(
+            "lane", "task", "arguments", "attempts"
+        )
         for lane, name, arguments, attempts in found:
             sql.lock_lane(lane, wait=True)
             if not found.filter(lane=lane).exists():
                 return  # another process has done it meanwhile
-            operation = sql.PendingOperation(work.id, name, arguments, attempts, lane_claimed=False)
+            operation = sql.PendingOperation(operation_id, name, arguments, attempts, lane_claimed=False)
             task = find_serial_task(name)
-            error = TimeLimitExceeded(work.allowed_seconds)
             failure = describe_failure(operation, error, blocks=task is not None and task.blocks)
             found.filter(status=states.RUNNING).update(attempts=attempts - 1)  # its claim has counted this attempt
             sql.complete_operations(lane, [], [failure], timezone.now())

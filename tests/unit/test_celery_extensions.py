@@ -139,7 +139,7 @@ def test_after_a_soft_time_limit_the_failure_is_stored_over_a_new_connection(mon
     """The old one may have been interrupted in the middle of BEGIN."""
     result: Any = plain.interrupted.delay()
     seen = []
-    monkeypatch.setattr("handbell.celery.task.drop_connections", lambda: seen.append(result.state))
+    monkeypatch.setattr("handbell.celery.task.close_connections", lambda but: seen.append(result.state))
 
     run_as_a_worker(plain.interrupted, result)
 

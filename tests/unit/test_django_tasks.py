@@ -1,5 +1,6 @@
 """Django's own Tasks framework with Handbell's backend: a result exists from `enqueue()` on, or the call never was."""
 
+import json
 import uuid
 from datetime import datetime, timedelta
 from importlib.util import find_spec
@@ -221,7 +222,9 @@ def test_arguments_that_are_not_json_are_refused_at_the_call() -> None:
 def test_only_tasks_of_this_backend_are_run_or_found() -> None:
     details = {"id": "x", "path": "os.getcwd", "backend": "default", "priority": 0, "queue_name": "default"}
     runner = current_app.tasks["handbell.run_django_task"]
-    result = runner.delay({**details, "run_after": None}, [], {})
+    result = runner.delay(
+        json.dumps([{**details, "run_after": None, "enqueued_at": "2026-01-01T00:00:00+00:00"}, [], {}])
+    )
     testing.run_all()
 
     assert "This deployment has no @task called os.getcwd" in str(result.result)
