@@ -1,6 +1,7 @@
 """Tasks of Django's own framework: of Django 6, or of the package django-tasks on Django 5.2."""
 
 import asyncio
+import datetime
 from typing import Any
 
 from handbell.tasks import task
@@ -61,3 +62,23 @@ def increment_in_lane(name: str, by: int = 1) -> int:
 @declare
 def not_json() -> object:
     return object()
+
+
+@declare
+def echo(value: Any) -> Any:
+    return value
+
+
+@declare(max_attempts=2)
+def leave() -> None:
+    raise SystemExit("as some scripts do")
+
+
+@declare
+def moment() -> Any:
+    return datetime.datetime.now(datetime.UTC)
+
+
+@declare(timeout=1, max_attempts=2)
+async def wait_for_ever() -> None:
+    await asyncio.sleep(60)

@@ -37,6 +37,11 @@ def hang(value: Any = None) -> None:
 
 
 @isolated_task(timeout=60)
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@isolated_task(timeout=60)
 def wait_for_file(path: str) -> None:
     while not Path(path).exists():
         time.sleep(0.01)

@@ -18,6 +18,7 @@ from tests.launches import (
     hang,
     nothing,
     segfault,
+    sleep,
     statuses,
     use_the_database,
     use_the_database_async,
@@ -135,3 +136,15 @@ def test_a_worker_that_is_told_to_stop_lets_launches_finish_for_a_while(sqlite_s
         go_on.touch()
         assert worker.popen.wait(20) == 0
     assert sqlite_system.call(statuses) == ["succeeded", "lost"]
+
+
+@pytest.mark.parametrize("system", COLUMNS[:1], indirect=True)
+def test_time_limits_of_a_worker_end_no_launch(system: System) -> None:
+    with system.worker(*SWEEPING, "--time-limit=2", "--soft-time-limit=1"):
+        assert system.call(sleep_for_a_while) == "succeeded"
+
+
+def sleep_for_a_while() -> str:
+    result = sleep.delay(4)
+    result.get(timeout=WAIT_SECONDS)
+    return str(Launch.objects.get(task_id=result.id).status)

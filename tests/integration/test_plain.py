@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import chain, chord, group
+from celery import chain, chord, current_app, group
 from celery.result import AsyncResult
 from django.db import connection, transaction
 from django_celery_results.models import ChordCounter, TaskResult  # type: ignore[attr-defined]
@@ -384,6 +384,21 @@ def test_one_of_several_that_share_a_claim_is_terminated(at_work: System, tmp_pa
     found = at_work.call(terminate_the_one_that_runs, str(path))
     assert found == ["REVOKED", "SUCCESS", "SUCCESS", "SUCCESS", 0]
     assert lines(path) == ["0", "1", "2", "3"]
+
+
+def end_their_doorbell(path: str) -> list[str]:
+    """As Flower would, which shows nothing else of them."""
+    results = hold_four(path)
+    active: Any = current_app.control.inspect().active()
+    (doorbell,) = [task["id"] for tasks in active.values() for task in tasks]
+    current_app.control.revoke(doorbell, terminate=True)
+    (Path(path).parent / "open").touch()
+    until(lambda: all(result.ready() for result in results))
+    return [result.state for result in results]
+
+
+def test_when_their_doorbell_is_ended_those_that_share_a_claim_run_again(at_work: System, tmp_path: Path) -> None:
+    assert at_work.call(end_their_doorbell, str(tmp_path / "notes")) == ["SUCCESS"] * 4
 
 
 def call_with_an_object() -> list[int]:

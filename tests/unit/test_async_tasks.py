@@ -1,11 +1,12 @@
 """`async def` tasks: they run, fail, retry and are replaced as others do, and use the database as Django's pages do."""
 
 import asyncio
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from celery import Task, current_task, shared_task
+from celery import Task, current_app, current_task, shared_task
 from celery.exceptions import Ignore
 from django.db import connection, transaction
 
@@ -53,6 +54,45 @@ async def store_score(item: int) -> int:
     await sync_to_async(add.delay)(1, 1)
     await add.adelay(1, 1)
     return await Score.objects.filter(pk=score.pk).acount()
+
+
+tenant = ContextVar("tenant", default="nobody")
+
+
+@shared_task
+async def factorial(number: int) -> int:
+    return number * int(await factorial(number - 1)) if number > 1 else 1
+
+
+class Base(current_app.Task):  # type: ignore[name-defined,misc]
+    abstract = True
+
+    async def run(self, number: int) -> int:
+        return number
+
+
+class Derived(Base):
+    name = "tests.unit.test_async_tasks.derived"
+
+    async def run(self, number: int) -> int:
+        return 1 + await super().run(number)
+
+
+derived: Any = current_app.register_task(Derived())
+
+
+@shared_task
+async def change_tenant() -> str:
+    before = tenant.get()
+    tenant.set("somebody")
+    return before
+
+
+@shared_task
+async def stop_the_loop() -> str:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.01)
+    return "went on"
 
 
 @shared_task
@@ -197,3 +237,14 @@ def test_a_transaction_within_it_is_written_as_a_function() -> None:
 
     async_to_sync(main)()
     assert not Score.objects.exists()
+
+
+def test_its_own_code_may_call_it() -> None:
+    assert run(factorial, 4).get() == 24
+    assert run(derived, 1).get() == 2
+
+
+def test_what_it_does_to_the_context_or_to_the_loop_is_not_seen_by_the_next() -> None:
+    assert [run(change_tenant).get(), run(change_tenant).get()] == ["nobody", "nobody"]
+    assert run(stop_the_loop).get() == "went on"
+    assert run(double, 2).get() == 4

@@ -7,6 +7,7 @@ from typing import Any
 import celery
 import pytest
 from celery import Task, chain, chord, current_app, group, shared_task, states
+from celery.app.task import Context
 from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject
 from django.db import OperationalError, connection, transaction
@@ -53,6 +54,11 @@ def replaced(self: Any, how: str) -> Any:
 def replaced_in_a_transaction(self: Any) -> Any:
     with transaction.atomic():
         raise self.replace(add.si(1, 2))
+
+
+@shared_task(bind=True)
+def replaced_by_another(self: Any, how: str) -> Any:
+    raise self.replace(add.si(1, 2))
 
 
 @shared_task(bind=True)
@@ -181,6 +187,20 @@ def test_a_retry_that_is_not_this_process_any_more_writes_nothing() -> None:
 
     assert list(Call.objects.values_list("worker", flat=True)) == ["somebody else"]
     assert state(result) == "STARTED"
+
+
+@pytest.mark.parametrize("task", [retried, replaced_by_another])
+def test_the_first_message_does_not_start_what_a_retry_or_a_replacement_has_enqueued(task: Any) -> None:
+    """A broker, or the sweeper, may deliver it a second time."""
+    result = task.delay("raise")
+    (first,) = testing._waiting_messages()
+    testing._run_call(first)
+    (second,) = testing._waiting_messages()
+    backend: Any = current_app.backend
+
+    for message, is_claimed in ((first, False), (second, True)):
+        assert message.task_id == result.id
+        assert backend.claim(Context({**message.request(), "hostname": "here"})) is is_claimed
 
 
 # --- raise Ignore, raise Reject ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 from django_celery_results.models import TaskResult as TaskRow
 
+import handbell.tasks
 from handbell import testing
 from handbell.celery.django_backend import celery_priority
 from handbell.models import Call, Operation
@@ -231,3 +232,40 @@ def test_only_tasks_of_this_backend_are_run_or_found() -> None:
     for unknown in (str(uuid.uuid4()), result.id):
         with pytest.raises(TaskResultDoesNotExist):
             default_task_backend.get_result(unknown)
+
+
+@pytest.mark.parametrize("kind", ["note", "decimal"])
+def test_arguments_that_look_like_something_of_celerys_are_what_they_are(kind: str) -> None:
+    value = {"__type__": kind, "__value__": "1"}
+
+    assert run(tasks.echo, value).return_value == value
+
+
+def test_leaving_the_program_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    ended: list[Any] = []
+
+    def note(sender: type, task_result: Any, **kwargs: Any) -> None:
+        ended.append(task_result.status)
+
+    task_finished.connect(note)
+    try:
+        left, moment = run(tasks.leave), run(tasks.moment)
+    finally:
+        task_finished.disconnect(note)
+
+    assert (left.status, left.attempts) == (TaskResultStatus.FAILED, 2)
+    assert left.errors[0].exception_class is SystemExit
+    assert "as some scripts do" in left.errors[0].traceback
+    assert (moment.status, moment.errors[0].exception_class) == (TaskResultStatus.FAILED, TypeError)
+    assert ended == [TaskResultStatus.FAILED] * 2
+
+
+@pytest.mark.parametrize("strange", ["", "123", "\0", "\ud800", str(uuid.uuid4()).upper()])
+def test_what_is_no_id_of_a_result(strange: str) -> None:
+    with pytest.raises(TaskResultDoesNotExist):
+        default_task_backend.get_result(strange)
+
+
+def test_a_lane_that_names_no_argument() -> None:
+    with pytest.raises(InvalidTask, match="lane= names b, which echo does not take"):
+        handbell.tasks.task(lane="x:{b}")(tasks.echo.func)

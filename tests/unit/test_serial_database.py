@@ -1,5 +1,6 @@
 """Functions that use the database themselves, with a row or without: what they see, and what is kept of them."""
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,6 +101,11 @@ def catch_everything(document: Document, *, fail: bool) -> int:
 @serial_task(on=Document)
 def hook_that_raises(document: Document) -> None:
     transaction.on_commit(lambda: 1 // 0)
+
+
+@serial_task(on=Document)
+def hook_that_exits(document: Document) -> None:
+    transaction.on_commit(sys.exit)
 
 
 @serial_task(on=Draft)
@@ -263,13 +269,14 @@ def test_a_hook_that_raises_does_not_keep_the_others_from_running(caplog: pytest
     results = [
         say_after_commit.delay(document.pk, "0"),
         hook_that_raises.delay(document.pk),
+        hook_that_exits.delay(document.pk),
         say_after_commit.delay(document.pk, "1"),
     ]
 
     run_operations()
 
     assert happened == ["0", "1"]
-    assert [result.state for result in results] == ["SUCCESS"] * 3
+    assert [result.state for result in results] == ["SUCCESS"] * 4
     assert "hook_that_raises: a function that was to run after the commit has failed" in caplog.text
     assert "ZeroDivisionError" in caplog.text
 
