@@ -7,7 +7,7 @@ from celery import Celery
 from celery.result import AsyncResult
 from celery.utils import uuid
 from django.db import transaction
-from kombu.exceptions import ContentDisallowed
+from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
 from kombu.serialization import prepare_accept_content
 
 from handbell.celery.backend import DatabaseBackend
@@ -36,7 +36,7 @@ def send_task(
     What is not recorded (see `is_recorded`) is sent after the commit, too, as Celery sends it.
 
     Raises:
-        kombu.exceptions.EncodeError: the arguments are not what the serializer can hold.
+        kombu.exceptions.EncodeError: the arguments are not what the serializer can hold, or not what it can read.
         kombu.exceptions.ContentDisallowed: workers do not accept what the serializer makes.
     """
     task = options.get("task_type") or app.tasks.get(name)
@@ -60,6 +60,14 @@ def _refuse_what_workers_refuse(app: Celery, message: Message) -> None:
             f"{message.task} is not called: workers do not accept {content_type}. Use another serializer, or add this "
             "one to CELERY_ACCEPT_CONTENT."
         )
+    if "__type__" in message.payload:  # which kombu takes for the mark of a value that it has encoded
+        try:
+            message.request()
+        except DecodeError as error:
+            raise EncodeError(
+                f"{message.task} is not called: no worker could read its arguments ({error}). Pass an object with the "
+                'key "__type__" as JSON text.'
+            ) from error
 
 
 def _is_retry(app: Celery, message: Message) -> bool:

@@ -87,6 +87,10 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
         """`delay`, for asynchronous callers."""
         return await sync_to_async(self.apply_async)(args, kwargs)
 
+    async def aupdate_state(self, *args: Any, **kwargs: Any) -> None:
+        """`update_state`, for tasks that are `async def` functions."""
+        await sync_to_async(self.update_state)(*args, **kwargs)
+
     def _claim(self, request: Any) -> None:
         if is_recorded(self, request.ignore_result):
             backend: Any = self.app.backend

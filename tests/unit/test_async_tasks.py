@@ -9,6 +9,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from celery import Task, current_app, current_task, shared_task
 from celery.exceptions import Ignore
 from django.db import connection, transaction
+from django_celery_results.models import TaskResult
 
 from handbell import over, status, testing
 from handbell.models import Call
@@ -86,6 +87,12 @@ async def change_tenant() -> str:
     before = tenant.get()
     tenant.set("somebody")
     return before
+
+
+@shared_task(bind=True)
+async def go_halfway(self: Any) -> Any:
+    await self.aupdate_state(state="HALFWAY", meta={"done": 0.5})
+    return (await TaskResult.objects.aget(task_id=self.request.id)).status
 
 
 @shared_task
@@ -242,6 +249,10 @@ def test_a_transaction_within_it_is_written_as_a_function() -> None:
 def test_its_own_code_may_call_it() -> None:
     assert run(factorial, 4).get() == 24
     assert run(derived, 1).get() == 2
+
+
+def test_it_may_say_how_far_it_is() -> None:
+    assert run(go_halfway).get() == "HALFWAY"
 
 
 def test_what_it_does_to_the_context_or_to_the_loop_is_not_seen_by_the_next() -> None:

@@ -14,7 +14,7 @@ from django.db import OperationalError, connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_celery_results.models import TaskResult
-from kombu.exceptions import ContentDisallowed
+from kombu.exceptions import ContentDisallowed, EncodeError
 
 from handbell import ProcessDied, delete_finished, status, testing
 from handbell.celery.batch import run_message
@@ -528,3 +528,11 @@ def test_a_database_that_is_away_when_a_task_is_replaced_only_delays_it(monkeypa
     testing.run_calls()
 
     assert (len(attempts), result.state, result.get()) == (2, "SUCCESS", 3)
+
+
+def test_arguments_that_no_worker_could_read_are_refused_at_the_call() -> None:
+    with pytest.raises(EncodeError, match="no worker could read its arguments"):
+        add.delay({"__type__": "note", "__value__": 1}, 1)
+
+    assert not Call.objects.exists()
+    assert not TaskResult.objects.exists()
