@@ -27,7 +27,7 @@ control.py        The remote control commands `revoke` and `terminate`. `control
 backend.py        django_celery_results' DatabaseBackend. `mark_as_done`, `mark_as_failure`, `mark_as_revoked`,
                   `_store_result`, `wait_for`, `_get_task_meta_for`, `_get_meta_from_request`,
                   `_get_extended_properties`, `encode_content`, `encode_result`, `meta_from_decoded`,
-                  `current_task_children`, `_call_task_errbacks`, `_fail_chain`,
+                  `current_task_children`, `_call_task_errbacks`, `_errback_arity_greater`, `_fail_chain`,
                   `_ensure_not_eager`, `mark_as_retry`, `task_result_exists`; the columns of `TaskResult`.
                   celery/app/trace.py says STARTED before it calls the task.
 status.py         The same states in our words. `TaskResult.status`.

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any
 
 from celery import states as celery_states
 from celery.app.task import Context
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import NotRegistered, TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult
 from celery.utils.time import maybe_timedelta
@@ -36,7 +36,7 @@ from handbell.common.polling import poll
 from handbell.models import Call, Launch, Operation
 from handbell.models.task_result import ENDED
 from handbell.plain import sql
-from handbell.plain.crash_recovery import may_begin_twice
+from handbell.plain.crash_recovery import may_begin_twice, recover_from_unseen_death
 from handbell.plain.db_retry import store_or_exit
 from handbell.plain.enqueue import store_retry
 from handbell.plain.message import ENQUEUED_AT, Message
@@ -89,7 +89,10 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
                 sql.delete_call_without_result(task_id)
                 return False
             # It may be ours: the answer to a claim that was committed can be lost with the connection.
-            return TaskResult.objects.filter(task_id=task_id, status="STARTED", result=self._text(process)).exists()
+            if TaskResult.objects.filter(task_id=task_id, status="STARTED", result=self._text(process)).exists():
+                return True
+            recover_from_unseen_death(task_id)
+            return False
         # Nobody recorded this call: it comes from another program.
         return self._store(task_id, process, celery_states.STARTED, None, request)
 
@@ -137,25 +140,17 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
     ) -> None:
         """Store a failure and, in the same transaction, what follows from it for a chord and a chain, and the calls of
         its errbacks. All of it once, however often the same failure is reported. Errbacks that take the request and the
-        error are functions: they run here, in that transaction, too.
-
-        Raises:
-            Exception: whatever the first of those functions that failed has raised; the failure is stored.
+        error are functions: they run here, when the failure is stored.
         """
         run = call_run(request)
         if run and run.retry:  # it asked to be run again, and then raised another error
             self.mark_as_retry(task_id, exc, traceback, request)
             return
-        errors: list[Exception] = []
-
-        def follow() -> None:
-            errors[:] = self._run_errbacks(request, exc, traceback)
-
-        errbacks = follow if request and request.errbacks and call_errbacks else None
-        end = partial(self._end, task_id, exc, state, traceback, request, store_result, errbacks)
-        store_or_exit(end, f"The failure of {task_id}")
-        if errors:
-            raise errors[0]
+        here, sent = self._errbacks(request) if request and call_errbacks else ([], [])
+        failure = f"The failure of {task_id}"
+        ended = store_or_exit(lambda: self._end(task_id, exc, state, traceback, request, store_result, sent), failure)
+        if ended and here:
+            self._call_task_errbacks(_with_errbacks(request, here), exc, traceback)
 
     def mark_as_revoked(
         self,
@@ -198,7 +193,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         traceback: str | None,
         request: Context | None,
         stored: bool,
-        errbacks: Callable[[], None] | None = None,
+        errbacks: Sequence[Any] = (),
     ) -> bool:
         """Store how a task ended, with what follows from it; whether it had not ended before."""
         run = call_run(request)
@@ -220,19 +215,22 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
                 steps = list(chords.steps_with_results(chain))
                 self._fail_chain(steps, result, traceback, store_result=stored, state=state)
             if errbacks:
-                errbacks()
+                self._call_task_errbacks(_with_errbacks(request, errbacks), result, traceback)
         return True
 
-    def _run_errbacks(self, request: Context | None, exc: BaseException, traceback: str | None) -> list[Exception]:
-        """Call each of a task's errbacks, or send it, in a savepoint of its own; what those that failed have raised."""
-        errors = []
-        for errback in (request and request.errbacks) or ():
+    def _errbacks(self, request: Context) -> tuple[list[Any], list[Any]]:
+        """The errbacks that Celery calls as functions (see its `_call_task_errbacks`), and those that it sends."""
+        here: list[Any] = []
+        sent: list[Any] = []
+        for errback in request.errbacks or ():
+            signature: Any = self.app.signature(errback)
             try:
-                with transaction.atomic():
-                    self._call_task_errbacks(_with_errbacks(request, [errback]), exc, traceback)
-            except Exception as error:  # noqa: BLE001  (it is the user's function)
-                errors.append(error)
-        return errors
+                header = getattr(signature.type, "__header__", None)
+                is_function = header and not isinstance(header, partial) and self._errback_arity_greater(signature, 1)
+            except NotRegistered:
+                is_function = False
+            (here if is_function else sent).append(errback)
+        return here, sent
 
     def on_chord_part_return(self, request: Context, state: str, result: Any, **kwargs: Any) -> None:
         """Count a part of a chord that has just ended; the last one calls the body."""

@@ -3,16 +3,19 @@
 import logging
 from typing import Any
 
+import psutil
 from celery import current_app, signals
 from celery.app.task import Context
 from celery.worker.request import Request
 from django.db import Error, transaction
 from django.db.models import Q
+from django_celery_results.models import TaskResult
 
 from handbell.common.doorbell import adapt_datetime
-from handbell.common.worker_id import WORKER_ID, child_claimant
+from handbell.common.worker_id import MAIN_PID, WORKER_ID, child_claimant
 from handbell.errors import ProcessDied
 from handbell.models import Call, Worker
+from handbell.models.task_result import decoded
 from handbell.plain import sql
 from handbell.plain.batching import RUN_BATCH
 from handbell.plain.message import Message
@@ -57,6 +60,27 @@ def recover_from_death(request: Request, error: BaseException) -> None:
         write_backlog.add(lambda: _recover_batch(child_claimant(pid), reason, is_crash=is_crash))
     else:
         write_backlog.add(lambda: recover_call(request.id, WORKER_ID, reason))
+
+
+def recover_from_unseen_death(task_id: str) -> None:
+    """Give back a call that a process of this worker had claimed which is gone.
+
+    If a process dies before the worker has heard that it has begun, Celery hands the task on to another one without
+    a word. That one cannot claim the call, and is the only one to notice.
+    """
+    started = TaskResult.objects.filter(task_id=task_id, status="STARTED").values_list("result", flat=True).first()
+    process = decoded(started)
+    pid = process.get("pid") if isinstance(process, dict) else None
+    if isinstance(pid, int) and not _is_of_this_worker(pid):
+        recover_call(task_id, WORKER_ID, "the process that ran it died as it began")
+
+
+def _is_of_this_worker(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return pid == MAIN_PID or (process.ppid() == MAIN_PID and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _recover_batch(child: str, reason: str, *, is_crash: bool) -> None:

@@ -1,6 +1,9 @@
 """What a task may do with its own call while it runs: replace it, retry it, give it up. And what is called after it."""
 
 import datetime as dt
+import json
+import os
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +24,7 @@ from handbell.celery.batch import run_message
 from handbell.common.worker_id import WORKER_ID
 from handbell.models import Call
 from handbell.plain import crash_recovery, sql
+from handbell.plain.message import Message
 from tests import plain
 
 add: Any = plain.add  # with options that its types leave out
@@ -201,6 +205,23 @@ def test_the_first_message_does_not_start_what_a_retry_or_a_replacement_has_enqu
     for message, is_claimed in ((first, False), (second, True)):
         assert message.task_id == result.id
         assert backend.claim(Context({**message.request(), "hostname": "here"})) is is_claimed
+
+
+def test_when_a_process_dies_unseen_the_next_one_gives_the_call_back() -> None:
+    """Celery hands a task on without a word if its process dies before the worker has heard that it has begun."""
+    result = add.delay(1, 1)
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert sql.claim_call(result.id, "here", json.dumps({"pid": process.pid}))
+    (message,) = [Message.from_json(text) for text in Call.objects.values_list("message", flat=True)]
+    backend: Any = current_app.backend
+
+    assert not backend.claim(Context({**message.request(), "hostname": "here"}))
+    assert list(Call.objects.values_list("worker", "crash_count")) == [("", 1)]
+    assert state(result) == "PENDING"
+    assert sql.claim_call(result.id, "here", json.dumps({"pid": os.getpid()}))
+    assert not backend.claim(Context({**message.request(), "hostname": "there"}))
+    assert list(Call.objects.values_list("worker", "crash_count")) == [(WORKER_ID, 1)]
 
 
 # --- raise Ignore, raise Reject ---------------------------------------------------------------------------------------
