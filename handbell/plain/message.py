@@ -11,7 +11,7 @@ from kombu import Producer, serialization
 from kombu.utils.json import dumps, loads
 
 #: The header that tells a call's message from that of its retry, or of what has taken its place, with the same id.
-ENQUEUED_AT = "enqueued_at"
+ENQUEUED_AT = "handbell_enqueued_at"
 
 
 @dataclass(frozen=True)

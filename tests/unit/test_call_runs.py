@@ -557,3 +557,15 @@ def test_arguments_that_no_worker_could_read_are_refused_at_the_call() -> None:
 
     assert not Call.objects.exists()
     assert not TaskResult.objects.exists()
+
+
+def test_a_header_of_ones_own_is_kept_whatever_its_name() -> None:
+    """Many note when they have called a task, to measure how long it waits."""
+    task: Any = add
+    result = task.apply_async((1, 1), headers={"enqueued_at": "a moment ago"})
+    (message,) = testing._waiting_messages()
+    backend: Any = current_app.backend
+
+    assert message.headers["enqueued_at"] == "a moment ago"
+    assert backend.claim(Context({**message.request(), "hostname": "here"}))
+    assert state(result) == "STARTED"
