@@ -62,8 +62,6 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
             if was_interrupted(error):
                 close_connections(but=outer)
             raise
-        finally:
-            close_left_open(but=outer)  # before the outcome is stored
 
     def _run(self, request: Any, run: CallRun, args: Any, kwargs: Any, outer: Collection[str]) -> Any:
         result = None
@@ -71,7 +69,7 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
             try:
                 result = self.run(*args, **kwargs)
             finally:
-                close_left_open(but=outer)
+                close_left_open(but=outer)  # before the outcome is stored
         except Reject as reject:
             self._end_without_result(request, states.REJECTED, requeue=bool(getattr(reject, "requeue", False)))
             raise

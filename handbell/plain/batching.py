@@ -8,14 +8,16 @@ that have no result yet runs again alone, with a message of its own.
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 from django.utils import timezone
 
 from handbell.common.doorbell import DoorbellMessage, adapt_datetime
+from handbell.common.outages import retry_through_outage
 from handbell.common.worker_id import child_claimant
 from handbell.models import Call, Doorbell
 from handbell.plain.message import Message
@@ -96,6 +98,10 @@ def claim_batch(task: str, hostname: str, limit: int) -> list[ClaimedCall]:
     return [ClaimedCall(pk, Message.from_json(text)) for pk, task_id, text in rows if task_id in started]
 
 
+def _existing(ids: Collection[int]) -> list[int]:
+    return list(Call.objects.filter(id__in=ids).values_list("id", flat=True))
+
+
 def announce_revocation() -> None:
     """In the worker's main process: have its processes look which of their calls have been revoked."""
     _REVOCATIONS.pack_into(_revocations, 0, revocation_count() + 1)
@@ -110,7 +116,7 @@ def without_revoked(calls: Sequence[ClaimedCall], count: int) -> Iterator[Claime
     revoked: set[int] = set()
     for call in calls:
         if revocation_count() != count:
-            count, ids = revocation_count(), [call.id for call in calls]
-            revoked = set(ids) - set(Call.objects.filter(id__in=ids).values_list("id", flat=True))
+            count, ids = revocation_count(), {call.id for call in calls}
+            revoked = ids - set(retry_through_outage(partial(_existing, ids)))
         if call.id not in revoked:
             yield call
