@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup up demo test test-all coverage faults bench lint format lock diagrams clean
+.PHONY: help setup up demo test test-all coverage faults faults-selection soak bench lint format lock diagrams clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -35,8 +35,14 @@ test-all: setup ## every test: about twenty minutes on two cores
 coverage: setup ## what unit and integration tests cover, processes that they start included
 	@$(RUN)/python -m tests coverage
 
-faults: setup ## the fault tests, for as long as FAULTS_SECONDS says (120)
-	@FAULTS_SECONDS=$${FAULTS_SECONDS:-120} $(RUN)/python -m pytest tests/faults --timeout=3600
+faults: setup ## the fault suite, for as long as FAULTS_MINUTES says (20)
+	@$(RUN)/python -m tests.faults --minutes $${FAULTS_MINUTES:-20}
+
+faults-selection: setup ## a part of the fault suite, in three minutes: what CI runs
+	@$(RUN)/python -m tests.faults --selection
+
+soak: setup ## whether memory stays flat under load, for as long as SOAK_MINUTES says (60)
+	@$(RUN)/python -m tests.faults --soak --minutes $${SOAK_MINUTES:-60}
 
 bench: setup ## every benchmark in its small size: shows that it works
 	@for name in serial parallel enqueue fanin launch plain latency; do $(RUN)/python -m benchmarks $$name --quick --json || exit 1; done
@@ -48,6 +54,8 @@ lint: setup ## what must hold of the code without running it
 	@$(RUN)/lint-imports
 	@git ls-files -co --exclude-standard '*.html' | xargs $(RUN)/djade --check --target-version 5.2
 	@$(RUN)/python manage.py makemigrations --check --dry-run
+	@git ls-files -co --exclude-standard | xargs $(RUN)/detect-secrets-hook --baseline .secrets.baseline
+	@$(RUN)/python -m tests.audit
 
 format: setup ## put the code into its usual form
 	@$(RUN)/ruff check --fix .

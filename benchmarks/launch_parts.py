@@ -9,7 +9,8 @@ from typing import Any
 from django.db import connections
 
 from handbell import Launch, isolated_task
-from handbell.isolated import procfs
+from handbell.common import procfs
+from handbell.isolated.process_labels import label_of
 
 WAIT_SECONDS = 170.0
 
@@ -54,8 +55,8 @@ def kills(count: int) -> dict[str, Any]:
     _wait_until_all_are_over()
     rows: list[Any] = list(Launch.objects.values_list("status", "started_at", "finished_at", "timeout"))
     late = sorted(1000 * ((row[2] - row[1]).total_seconds() - row[3]) for row in rows)
-    names = set(Launch.objects.values_list("supervisor", flat=True))
-    labels = {pid: label for pid in procfs.all_pids() if (label := procfs.label_of(pid)) and label.server in names}
+    names = set(Launch.objects.values_list("fork_server", flat=True))
+    labels = {pid: label for pid in procfs.all_pids() if (label := label_of(pid)) and label.server in names}
     (fork_server,) = [pid for pid, label in labels.items() if label.launch is None]
     left = {*labels, *procfs.descendants_of(fork_server)} - {fork_server}
     at_once = max(sum(row[1] <= other[1] < row[2] for other in rows) for row in rows)

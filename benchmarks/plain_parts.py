@@ -19,7 +19,7 @@ def nothing(value: int = 0) -> int:
     return value
 
 
-quick: Any = shared_task(nothing.run, name="benchmarks.plain_parts.quick", queue="cpu", claims=100)  # type: ignore[call-overload]
+alone: Any = shared_task(nothing.run, name="benchmarks.plain_parts.alone", queue="cpu", shares_claims=False)  # type: ignore[call-overload]
 
 
 @shared_task(queue="high")

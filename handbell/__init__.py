@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from handbell import states
 from handbell.errors import (
+    ArgumentsTooLarge,
     BrokerUnavailable,
     HandbellError,
     ItemFailed,
@@ -45,6 +46,7 @@ __all__ = [
     "CORES",
     "ISOLATED_QUEUE",
     "SERIAL_QUEUE",
+    "ArgumentsTooLarge",
     "BrokerUnavailable",
     "Celery",
     "HandbellError",

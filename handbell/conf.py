@@ -262,6 +262,14 @@ class Conf:
         "What happens to an operation whose task this deployment does not have: `fail`, or `wait` for a newer worker.",
         choices=("fail", "wait"),
     )
+    UNRECORDED_CALLS = Setting(
+        TEXT,
+        "run",
+        "What a worker does with a message whose call is not recorded in the ledger, as other programs send them: "
+        "`run` or `refuse`. With the latter, calls run with what is recorded, whatever their messages say, and tasks "
+        "with `ignore_result` cannot be called.",
+        choices=("run", "refuse"),
+    )
     CHUNK_SECONDS = Setting(
         NUMBER,
         1.0,  # claiming and completing one takes about 20 ms, so this leaves 98 % for the items
@@ -283,12 +291,27 @@ class Conf:
         minimum=16,
         maximum=16_777_216,
     )
+    LAUNCH_CGROUPS = Setting(
+        BOOLEAN,
+        True,
+        "Each launch gets a control group of its own (Linux, cgroup v2), where the worker may make one: nothing that "
+        "it starts can hide then. `manage.py handbell status` says whether that is so.",
+        shown="yes",
+    )
     LAUNCH_OUTPUT_KB = Setting(
         INTEGER,
         64,
         "How much is kept of what a launch prints, in KiB, of its standard output and its standard error each.",
         minimum=1,
         maximum=16_384,
+    )
+    ARGUMENTS_MB = Setting(
+        NUMBER,
+        8.0,  # brokers take no more than 16 MiB in a message, and every process that touches a call holds it in memory
+        "How large the arguments of one call may be, as JSON, in MiB. Larger ones are refused at the call: store what "
+        "is large, and pass its key.",
+        minimum=0.001,
+        maximum=1024,
     )
     FLOWER_BASIC_AUTH = Setting(
         CREDENTIALS,

@@ -9,6 +9,10 @@ class BrokerUnavailable(HandbellError):
     """The broker cannot be reached, or the embedded one did not start."""
 
 
+class BrokerRefuses(BrokerUnavailable):
+    """The broker answers, but takes no messages: its memory or its disk is full."""
+
+
 class OutsideLane(HandbellError):
     """A row of a serial model was about to be changed by something other than an operation of its lane."""
 
@@ -47,6 +51,10 @@ class ItemFailed(HandbellError):
 
 class ItemTimedOut(HandbellError):
     """An item of a job took longer than its `item_timeout`."""
+
+
+class ArgumentsTooLarge(HandbellError, ValueError):
+    """The arguments of a call are larger than `HANDBELL_ARGUMENTS_MB` allows."""
 
 
 class ResultTooLarge(HandbellError):

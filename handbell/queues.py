@@ -11,6 +11,7 @@ from django.utils.module_loading import import_string
 from kombu import Exchange
 from kombu import Queue as KombuQueue
 
+from handbell.arguments import require_integer, require_text
 from handbell.conf import conf
 
 CORES = os.cpu_count() or 1
@@ -18,6 +19,10 @@ CORES = os.cpu_count() or 1
 #: Messages carry a priority from 0 to 9; 9 is taken first, on every broker.
 MAX_PRIORITY = 9
 DEFAULT_PRIORITY = 5
+
+MAX_CONCURRENCY = 10_000
+MAX_MEMORY_MB = 16_777_216
+NOT_IN_QUEUE_NAMES = ", \t\n"  # `celery worker -Q` takes names with commas between them
 
 #: The queues that Handbell's own messages go to. Every table has them.
 SERIAL = "serial"
@@ -43,6 +48,21 @@ class Queue:
     concurrency_shown: str | None = None
     is_default: bool = False
     is_shared: bool = True
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            TypeError, ValueError: a number or a name makes no sense.
+        """
+        require_text("The name of a queue", self.name)
+        if not self.name or not set(self.name).isdisjoint(NOT_IN_QUEUE_NAMES):
+            raise ValueError(f"A queue is called {self.name!r}: a name has neither spaces nor commas.")
+        require_text(f"The pool of queue {self.name}", self.pool)
+        require_integer(f"The concurrency of queue {self.name}", self.concurrency, 1, MAX_CONCURRENCY)
+        if self.autoscale_from is not None:
+            require_integer(f"autoscale_from of queue {self.name}", self.autoscale_from, 0, self.concurrency)
+        if self.memory_mb is not None:
+            require_integer(f"memory_mb of queue {self.name}", self.memory_mb, 1, MAX_MEMORY_MB)
 
     @property
     def concurrency_here(self) -> int:

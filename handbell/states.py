@@ -13,7 +13,7 @@ TIMED_OUT = "timed_out"
 OUT_OF_MEMORY = "out_of_memory"
 LOST = "lost"
 
-#: The final states: work in one of these does not change any more.
+#: The final states: work in one of these does not change any more, unless somebody retries it.
 FINISHED = frozenset({SUCCEEDED, FAILED, CANCELLED, TIMED_OUT, OUT_OF_MEMORY, LOST})
 
 #: Those of work that waits for a worker or has one.

@@ -19,20 +19,24 @@ from django.utils import timezone
 
 from handbell import states
 from handbell.celery.app import Celery
-from handbell.celery.batch import run_message
+from handbell.celery.batch import run_claimed_call
 from handbell.common import broker
+from handbell.common.claims import new_claim_token
 from handbell.common.codec import encode
 from handbell.common.heartbeat import no_heartbeats
+from handbell.common.process_id import process_id
 from handbell.errors import UnknownTask
 from handbell.isolated import outcomes
 from handbell.isolated.child import run_order
 from handbell.isolated.protocol import LaunchOrder, LaunchReport
-from handbell.isolated.sql import claim_launches, finish_launches
+from handbell.isolated.sql import Claimant, claim_launches, finish_launches
 from handbell.models import Call, JobRow, Lane, Operation
+from handbell.parallel import finish as job_finish
 from handbell.parallel import work as job_work
-from handbell.parallel.executor import ChunkOutcome, run_sequentially
+from handbell.parallel.executor import ChunkOutcome, compose_stages, run_sequentially
 from handbell.parallel.sweep import HAS_WORK
 from handbell.plain import outbox
+from handbell.plain.batching import ClaimedCall
 from handbell.plain.message import Message
 from handbell.plain.sql import claim_call
 from handbell.serial.drain import LaneDrain
@@ -102,7 +106,7 @@ def _waiting_messages() -> list[Message]:
             waiting.run_on_commit.remove(entry)
             _Unrecorded.messages.append(entry[1].message)
     _Unrecorded.messages = [it for it in _Unrecorded.messages if it.headers["task"] in current_app.tasks]
-    recorded = Call.objects.filter(worker="").order_by("id").values_list("message", flat=True)
+    recorded = Call.objects.filter(claimed_by="").order_by("id").values_list("message", flat=True)
     return [*map(Message.from_json, recorded), *_Unrecorded.messages]
 
 
@@ -111,14 +115,14 @@ def _is_due(message: Message) -> bool:
 
 
 def _run_call(message: Message) -> bool:
-    name, task_id = message.headers["task"], message.headers["id"]
+    name, task_id, token = message.headers["task"], message.headers["id"], new_claim_token()
     if name not in current_app.tasks:
         raise UnknownTask(f"There is no task called {name}, and a call of it waits. Import the module that defines it.")
     if message in _Unrecorded.messages:
         _Unrecorded.messages.remove(message)
-    elif not claim_call(task_id, HOSTNAME, encode({"pid": os.getpid(), "hostname": HOSTNAME})):
+    elif not claim_call(task_id, token, HOSTNAME, encode({"pid": os.getpid(), "hostname": HOSTNAME})):
         return False  # it was revoked
-    run_message(current_app.tasks[name], message, HOSTNAME)
+    run_claimed_call(ClaimedCall(0, token, message), HOSTNAME)
     return True
 
 
@@ -143,18 +147,24 @@ def _in_this_thread() -> Iterator[None]:
     def run(call: Callable[[Any], Any], items: Sequence[Any], stop: Callable[[], bool], *limits: Any) -> ChunkOutcome:
         return run_sequentially(call, items, stop)
 
-    def executor(*arguments: Any) -> SimpleNamespace:
-        return SimpleNamespace(run=lambda: run(*arguments))
+    def executor(
+        stages: Sequence[Any], items: Sequence[Any], stop: Callable[[], bool], *limits: Any
+    ) -> SimpleNamespace:
+        return SimpleNamespace(run=lambda: run_sequentially(compose_stages(stages), items, stop))
 
-    with mock.patch.multiple(job_work, run_in_threads=run, SubprocessExecutor=executor):
+    with (
+        mock.patch.multiple(job_work, run_in_threads=run, SubprocessExecutor=executor),
+        mock.patch.object(job_finish, "SubprocessExecutor", executor),
+    ):
         yield
 
 
 def run_launches() -> int:
     """Run every waiting launch, in this process and without its limits; how many there were."""
     done = 0
-    while orders := claim_launches(HOSTNAME, socket.gethostname(), 1):
-        finish_launches(HOSTNAME, [_report(orders[0])])
+    claimant = Claimant(process_id(), HOSTNAME, socket.gethostname())
+    while orders := claim_launches(claimant, token := new_claim_token(), 1):
+        finish_launches([(_report(orders[0]), token)])
         done += 1
     return done
 

@@ -114,9 +114,9 @@ class Environment:
         )
         return secrets.token_urlsafe(50)
 
-    def web_address(self) -> list[str]:
-        """Where the web server of `handbell up` listens, for the processes that it runs."""
-        return list(filter(None, [self._env.str("HANDBELL_WEB_ADDRESS", "")]))
+    def web_address(self) -> str:
+        """Where the web server of `handbell up` listens, for the processes that it runs; otherwise nothing."""
+        return self._env.str("HANDBELL_WEB_ADDRESS", "")
 
     def refuse(self, name: str, wrong: str, fix: str) -> None:
         """Keep a problem: `name` `wrong`. `fix`"""

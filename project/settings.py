@@ -1,11 +1,10 @@
 """What this site chooses. What differs between machines comes from environment variables: see docs/settings.md."""
 
+from datetime import timedelta
 from pathlib import Path
 
-from django.templatetags.static import static
-from django.urls import reverse_lazy
-
 from handbell import settings_from_environment
+from project import admin_theme, content_security
 from project.environment import Environment, database
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -60,14 +59,21 @@ HTTPS = ENV.boolean("HTTPS", False, "The site is reached over https, behind a pr
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^samples/"]  # asked for from behind the proxy, and public
+    SECURE_REDIRECT_EXEMPT = [r"^samples/"]  # asked for from behind the proxy, and public
     SECURE_HSTS_SECONDS = 31_536_000
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
+PROXY_COUNT = ENV.number(
+    "PROXY_COUNT",
+    0,
+    "How many proxies of yours a request comes through, each of which appends to `X-Forwarded-For`.",
+    maximum=10,
+)
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 CSRF_TRUSTED_ORIGINS = [f"https://{host}" for host in ALLOWED_HOSTS if HTTPS and host != "*"]
 X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = content_security.POLICY
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
@@ -77,6 +83,18 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = 5  # of one user from one address
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_USERNAME_CALLABLE = "project.login_attempts.attempted_username"
+AXES_CLIENT_IP_CALLABLE = "project.login_attempts.client_address"
+AXES_LOCKOUT_TEMPLATE = "registration/locked_out.html"
+AXES_DISABLE_ACCESS_LOG = True  # nothing would ever delete it
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
@@ -86,11 +104,15 @@ LOGOUT_REDIRECT_URL = "login"
 RESULTS_KEEP_DAYS = ENV.number(
     "RESULTS_KEEP_DAYS", 30, "Results older than this many days are deleted.", minimum=1, maximum=36500
 )
+STARTS_PER_MINUTE_PER_USER = ENV.number(
+    "STARTS_PER_MINUTE_PER_USER", 30, "How often a user may start work from the pages.", minimum=1, maximum=60_000
+)
+STARTS_PER_MINUTE = ENV.number("STARTS_PER_MINUTE", 120, "The same, for all users together.", minimum=1, maximum=60_000)
+WEB_ADDRESS = ENV.web_address()
 FETCH_ALLOWED_HOSTS = ENV.names(
     "FETCH_ALLOWED_HOSTS",
-    ENV.web_address(),
-    "Hosts (`name` or `name:port`) that tasks may fetch although their addresses are not public.",
-    shown="the web server of `handbell up`",
+    [],
+    "Hosts (`name` or `name:port`) that tasks may fetch although their addresses are not public, or this site's own.",
 )
 FETCH_TIMEOUT = ENV.number("FETCH_TIMEOUT", 10, "Seconds after which a fetch is given up.", minimum=1, maximum=600)
 FETCH_MAX_KB = ENV.number(
@@ -109,6 +131,8 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "django_htmx",
+    "axes",
+    "csp",
     "django_celery_results",
     "django_celery_beat",
     "handbell",
@@ -116,6 +140,8 @@ INSTALLED_APPS = [
     "tasks_app.apps.TasksAppConfig",
 ]
 MIDDLEWARE = [
+    "project.content_security.ContentSecurityPolicy",
+    "project.health.answer_health_checks",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -125,6 +151,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "project.urls"
 WSGI_APPLICATION = "project.wsgi.application"
@@ -150,33 +177,7 @@ STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "project" / "static"]
 WHITENOISE_USE_FINDERS = True  # files are served as installed: there is no collect step to forget
 SILENCED_SYSTEM_CHECKS: list[str] = []
-UNFOLD = {
-    "SITE_TITLE": "Tasks",
-    "SITE_HEADER": "Tasks",
-    "SITE_URL": reverse_lazy("home"),
-    "SITE_ICON": lambda request: static("favicon.svg"),
-    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("favicon.svg")}],
-    "SHOW_HISTORY": True,
-    "SHOW_VIEW_ON_SITE": True,
-    "STYLES": [lambda request: static("handbell/admin.css"), lambda request: static("admin.css")],
-    "SIDEBAR": {"show_search": False, "navigation": "tasks_app.admin.navigation.sidebar"},
-    "BORDER_RADIUS": "6px",
-    "COLORS": {
-        "primary": {
-            "50": "#eff6ff",
-            "100": "#dbeafe",
-            "200": "#bfdbfe",
-            "300": "#93c5fd",
-            "400": "#60a5fa",
-            "500": "#3b82f6",
-            "600": "#1d4ed8",
-            "700": "#1e40af",
-            "800": "#1e3a8a",
-            "900": "#172f6e",
-            "950": "#172554",
-        },
-    },
-}
+UNFOLD = admin_theme.UNFOLD
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

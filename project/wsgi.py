@@ -1,4 +1,4 @@
-"""The web application, for gunicorn and other WSGI servers."""
+"""The web application, for WSGI servers."""
 
 import os
 

@@ -1,13 +1,12 @@
-"""Fetching pages for tasks, from public addresses only.
+"""Fetching pages for tasks, from where fetch_guard.py allows.
 
-The guard sits where the connection is made: every address that the host name resolves to must be public, and the
-connection goes to one of the very addresses that were checked, so a name that resolves differently a moment later
-gains nothing. Redirects go through the same door. Size and total time are capped.
+It is asked where the connection is made, about every address that the host name resolves to, and the connection goes
+to one of the very addresses that were checked, so a name that resolves differently a moment later gains nothing.
+Redirects go through the same door. Size and total time are capped.
 """
 
 import codecs
 import http.client
-import ipaddress
 import socket
 import string
 import threading
@@ -20,30 +19,11 @@ from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
-_UNICAST_V6 = ipaddress.ip_network("2000::/3")
-#: Not the public internet, although Python (or this version of it) counts them in: addresses that carry another one
-#: inside (6to4 and its relays, Teredo), those for documentation and protocols, and the host below an Azure machine.
-_NOT_PUBLIC = tuple(
-    ipaddress.ip_network(net)
-    for net in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "2001::/23", "2002::/16", "3fff::/20")
-)
+from tasks_app.fetch_guard import FetchRefused, allowed_addresses
+
 _FAILURES = (OSError, http.client.HTTPException, ValueError, OverflowError)
 _READ_BYTES = 64 * 1024
-
-
-class FetchRefused(Exception):
-    """A page was not fetched: its address is not allowed, or it was too large, too slow or not there."""
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address, as text, belongs to a host on the public internet."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return is_public(str(ip.ipv4_mapped))
-        if ip not in _UNICAST_V6:
-            return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or any(ip in net for net in _NOT_PUBLIC))
+MAX_CONTENT_TYPE_CHARACTERS = 1000
 
 
 def fetch_page(url: str) -> str:
@@ -124,7 +104,14 @@ def _read(url: str, deadline: _Deadline) -> str:
         deadline.left()  # a connection that was broken reads like one that has ended
         if response.length:
             raise http.client.IncompleteRead(bytes(body), response.length)
-        return _decoded(bytes(body), response.headers.get_content_charset() or "utf-8")
+        return _decoded(bytes(body), _charset(response.headers))
+
+
+def _charset(headers: http.client.HTTPMessage) -> str:
+    """The charset that a page says it has. Reading a header of 64 KiB takes the standard library seconds."""
+    if len(headers.get("Content-Type", "")) > MAX_CONTENT_TYPE_CHARACTERS:
+        return "utf-8"
+    return headers.get_content_charset() or "utf-8"
 
 
 def _decoded(body: bytes, charset: str) -> str:
@@ -156,19 +143,12 @@ def _resolve(host: str, port: int, deadline: _Deadline) -> list[str]:
     return found
 
 
-def _connect(deadline: _Deadline, address: tuple[str, int]) -> socket.socket:
+def _connect(deadline: _Deadline, address: tuple[str, int], path: str) -> socket.socket:
     host, port = address[0].lower(), address[1]
     if not 0 < port < 65536:  # the system's library would take the remainder
         raise FetchRefused(f"{host}:{port} is not an address: ports go from 1 to 65535.")
-    found = _resolve(host, port, deadline)
-    allowed = {host, f"{host}:{port}"} & {name.lower() for name in settings.FETCH_ALLOWED_HOSTS}
-    if not allowed and not all(is_public(ip) for ip in found):
-        raise FetchRefused(
-            f"{host} is not a public address, and tasks fetch from public addresses only. "
-            f"Add {host}:{port} to FETCH_ALLOWED_HOSTS if it should be allowed."
-        )
     failure: OSError | None = None
-    for ip in found:
+    for ip in allowed_addresses(host, port, path, _resolve(host, port, deadline)):
         try:
             connected = socket.create_connection((ip, port), deadline.left())
         except OSError as error:
@@ -183,22 +163,22 @@ def _connect(deadline: _Deadline, address: tuple[str, int]) -> socket.socket:
 def _opener(deadline: _Deadline) -> urllib.request.OpenerDirector:
     """An opener whose every connection, also after a redirect, goes through `_connect`; no proxy, no file, no ftp."""
 
-    def guarded(kind: type[http.client.HTTPConnection]) -> Any:
+    def guarded(kind: type[http.client.HTTPConnection], path: str) -> Any:
         def connection(host: str, **kwargs: Any) -> http.client.HTTPConnection:
             made = kind(host, **kwargs)
             # http.client's own hook for this, as its proxies use it
-            made._create_connection = lambda address, *args: _connect(deadline, address)  # type: ignore[attr-defined]  # noqa: SLF001
+            made._create_connection = lambda address, *args: _connect(deadline, address, path)  # type: ignore[attr-defined]  # noqa: SLF001
             return made
 
         return connection
 
     class Http(urllib.request.HTTPHandler):
         def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(guarded(http.client.HTTPConnection), req)
+            return self.do_open(guarded(http.client.HTTPConnection, req.selector), req)
 
     class Https(urllib.request.HTTPSHandler):
         def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(guarded(http.client.HTTPSConnection), req)
+            return self.do_open(guarded(http.client.HTTPSConnection, req.selector), req)
 
     class Redirects(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, req: urllib.request.Request, fp: Any, *args: Any) -> urllib.request.Request | None:

@@ -22,22 +22,26 @@ from tests.packaging.environments import Environment, find_python
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = ("tests/integration", "tests/faults", "tests/e2e")
+WAITING_AT_A_TIME = 2
 NEWEST = ("3.13", "3.12")  # the Pythons of the other end of the range, that with the most first
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run of pytest with these arguments. One that is `measured` runs on the newest Python, with coverage."""
+    """A run of pytest with these arguments. One that is `measured` runs on the newest Python, with coverage; one that
+    `mostly_waits` runs beside the others.
+    """
 
     name: str
     arguments: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
     measured: bool = False
+    mostly_waits: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The parts of a test command, and how many of them run side by side: those of running systems mostly wait."""
+    """The parts of a test command, and how many of those run side by side that do not mostly wait."""
 
     parts: Sequence[Part]
     at_a_time: int
@@ -80,16 +84,17 @@ MEASURED = [
 ]
 #: By how long they take: the longest begin first.
 ALL = [
-    Part("celery/canvas", ["-k", "canvas", "tests/published"]),
+    Part("celery/chords", ["-k", "chords", "tests/published"], mostly_waits=True),
+    Part("celery/canvas", ["-k", "canvas", "tests/published"], mostly_waits=True),
     *both_columns("faults+e2e", "tests/faults", "tests/e2e"),
     *MEASURED[:1],
-    Part("celery/others", ["-k", "not canvas", "tests/published"]),
+    Part("celery/others", ["-k", "not canvas and not chords", "tests/published"], mostly_waits=True),
     *MEASURED[1:],
     Part("packaging", ["tests/packaging"]),
 ]
 PLANS = {
     "": Plan([Part("core", ["-m", "core and not rabbitmq", *SYSTEMS]), *unit()], at_a_time=2),
-    "all": Plan(ALL, at_a_time=4),
+    "all": Plan(ALL, at_a_time=3),
     "coverage": Plan(MEASURED, at_a_time=2),
 }
 
@@ -99,10 +104,15 @@ def main() -> int:
     if plan is None:
         print("usage: python -m tests [all | coverage]")
         return 2
-    with tempfile.TemporaryDirectory(prefix="t") as name, ThreadPoolExecutor(plan.at_a_time) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="t") as name,
+        ThreadPoolExecutor(plan.at_a_time) as pool,
+        ThreadPoolExecutor(WAITING_AT_A_TIME) as waiting_pool,
+    ):
         folder = Path(name)
         newest = newest_python(folder) if plan.is_measured else None
-        outcomes = list(pool.map(lambda part: run(part, folder, newest), plan.parts))
+        pools = [(waiting_pool if part.mostly_waits else pool, part) for part in plan.parts]
+        outcomes = [it.result() for it in [pool.submit(run, part, folder, newest) for pool, part in pools]]
         code = max(outcome.code for outcome in outcomes)
         if newest:
             coverage(newest, folder, "combine", "--quiet")

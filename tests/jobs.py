@@ -10,6 +10,7 @@ from typing import Any
 from celery import shared_task
 
 from handbell import Job, over, states
+from handbell.common.claims import new_claim_token
 from handbell.parallel.claim import ChunkClaim, claim_chunk
 from handbell.parallel.executor import ChunkOutcome
 from handbell.parallel.sweep import HAS_WORK
@@ -113,7 +114,7 @@ def run_jobs() -> int:
 
 def claim_first_chunk() -> ChunkClaim:
     """The first chunk, of eight items, of a job with sixteen, as a worker has it that runs it."""
-    claimed = claim_chunk(over(range(16)).map(double).start(chunk_size=8).pk, 0)
+    claimed = claim_chunk(over(range(16)).map(double).start(chunk_size=8).pk, 0, new_claim_token())
     assert claimed is not None
     return claimed
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,24 @@ def bomb(count: int, returns: bool = False) -> int:
     while not returns:
         time.sleep(60)
     return count
+
+
+@isolated_task(timeout=60)
+def crowd(count: int) -> None:
+    """Many children that do nothing."""
+    for _ in range(count):
+        if os.fork() == 0:
+            time.sleep(1000)
+    time.sleep(1000)
+
+
+@isolated_task(timeout=30)
+def scribble() -> str:
+    """Write to every file that is open."""
+    for descriptor in range(3, 10):
+        with suppress(OSError):
+            os.write(descriptor, b'{"result": "another one"}\n' * 1000)
+    return "the real one"
 
 
 @isolated_task(timeout=60)

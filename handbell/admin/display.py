@@ -50,7 +50,7 @@ def duration(time: timedelta) -> str:
     """A length of time in its two largest units."""
     seconds = max(time.total_seconds(), 0.0)
     if seconds < 1:
-        return f"{round(seconds * 1000)} ms"
+        return f"{round(seconds * 1000)} ms" if seconds >= 0.001 else "< 1 ms"
     if seconds < 60:
         return f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -12,6 +12,7 @@ from django.utils.html import format_html
 from handbell.admin import display
 from handbell.admin.base import ReadOnlyAdmin, steer_each
 from handbell.parallel.job import Job
+from handbell.retention import delete_jobs
 
 MAX_SHOWN_FAILURES = 20
 
@@ -37,7 +38,18 @@ class JobAdmin(ReadOnlyAdmin):
     actions = ("pause", "resume", "cancel", "retry")
     ordering = ("-id",)
     fieldsets = (
-        (None, {"fields": (("state", "progress"), ("title", "queue"), ("rate", "took"), ("enqueued", "parents"))}),
+        (
+            None,
+            {
+                "fields": (
+                    "problem",
+                    ("state", "progress"),
+                    ("title", "queue"),
+                    ("rate", "took"),
+                    ("enqueued", "parents"),
+                )
+            },
+        ),
         ("Pipeline", {"fields": ("pipeline", "value")}),
         ("Failures", {"fields": ("error", "failed_items")}),
     )
@@ -48,6 +60,24 @@ class JobAdmin(ReadOnlyAdmin):
 
     def has_steer_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("handbell.change_job")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A job that has not finished is to be cancelled first."""
+        return super().has_delete_permission(request, obj) and (obj is None or obj.finished)
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """What the confirmation lists: the jobs, and none of their million results."""
+        jobs = list(objs)
+        goes_on = [f"{self.name_of(job)}: it has not finished" for job in jobs if not job.finished]
+        return [self.name_of(job) for job in jobs], {"jobs": len(jobs)}, set(), goes_on
+
+    def delete_model(self, request: HttpRequest, obj: Job) -> None:
+        delete_jobs(Job.objects.filter(pk=obj.pk))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> None:
+        delete_jobs(queryset)
 
     def name_of(self, row: Job) -> str:
         return f"Job {row.pk}, {row.name}"
@@ -71,6 +101,10 @@ class JobAdmin(ReadOnlyAdmin):
             f"{job.total:,}",
             more,
         )
+
+    @admin.display(description="Why it waits")
+    def problem(self, job: Job) -> str:
+        return job.problem or display.EMPTY_VALUE
 
     @admin.display(description="Failed", ordering="failed")
     def failures(self, job: Job) -> str:

@@ -29,7 +29,7 @@ class SteeredAdmin(ReadOnlyAdmin):
     """Rows that nobody edits, and that actions steer. Actions need the permission to change such rows."""
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # what waits would be lost; what is done is deleted on a schedule
+        return False  # what waits would be lost; what is done is deleted by `delete_finished`
 
     def has_steer_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm(f"handbell.change_{self.opts.model_name}")

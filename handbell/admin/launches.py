@@ -70,7 +70,7 @@ class LaunchAdmin(ReadOnlyAdmin):
     )
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False  # what waits would be lost; what is over is deleted on a schedule
+        return False  # what waits would be lost; what is over is deleted by `delete_finished`
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("handbell.change_launch")

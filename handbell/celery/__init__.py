@@ -13,6 +13,8 @@ amqp.py           celery.app.amqp.AMQP. `create_task_message`; `_event_dispatche
                   `_retry_publish`, with which celery/app/trace.py calls what is linked or chained to a task.
 calls.py          What a call does. The options that `Task.apply_async` and canvas give to `send_task`;
                   `current_worker_task`; `Task.retry` calls the task with its own id.
+options.py        The options of a call: which there are, and how Celery reads them. `maybe_iso8601`.
+confirmation.py   What a message may say. `Context.update`; `Ignore`.
 call_run.py       What belongs to a run. celery/app/trace.py gives one and the same request to the task and to the
                   backend.
 producer.py       kombu.Producer, while Celery publishes. `publish`, `connection`, `_reraise_as_library_errors`,
@@ -22,8 +24,11 @@ task.py           celery.contrib.django.task.DjangoTask. celery/app/trace.py cal
                   and `Reject`; `on_replace`, with which `replace` ends.
 request.py        celery.worker.request.Request. `on_timeout`, `on_failure`, `acknowledge`, `_already_cancelled`,
                   `_already_revoked`, `worker_pid`; `celery.worker.state.task_ready` and `should_terminate`.
-batch.py          What a worker's process does with a message. `celery.app.trace.trace_task`.
-control.py        The remote control commands `revoke` and `terminate`. `control_command` and `revoke`.
+batch.py          What a worker's process does with a message. `celery.app.trace.trace_task`, and what it returns; the
+                  signal `celeryd_after_setup`, and the worker's `time_limit`, `soft_time_limit`, `max_concurrency`.
+batch_events.py   What a worker says about a task. `Dispatcher` with its `buffer_group` and `_outbound_buffer`.
+control.py        The remote control commands `revoke`, `terminate`, `rate_limit`, `time_limit`, `active` and
+                  `query_task`. `control_command` and `inspect_command`; these commands of Celery's own.
 backend.py        django_celery_results' DatabaseBackend. `mark_as_done`, `mark_as_failure`, `mark_as_revoked`,
                   `_store_result`, `wait_for`, `_get_task_meta_for`, `_get_meta_from_request`,
                   `_get_extended_properties`, `encode_content`, `encode_result`, `meta_from_decoded`,
@@ -41,13 +46,19 @@ async_run.py      `run` of a task that is an `async def` function. `celery._stat
 django_tasks.py   Nothing but shared tasks: they run the tasks of Django's own framework.
 django_backend.py The options of `apply_async`: `argsrepr`, `shadow`, `eta`, `priority`, `time_limit`; `self.retry`.
 connections.py    The Django fixup. The signals `task_prerun` and `task_failure`.
-worker.py         A worker's start and stop. The signals `worker_init`, `worker_ready`, `worker_shutting_down` (sent in
-                  the handler of the signal) and `worker_shutdown`; `amqp.queues.consume_from`; `pool._pool._pool`.
-transport.py      kombu's Redis transport. `Channel._get_message_priority`, and the order in which it reads its lists.
+worker.py         A worker's start and stop. The signals `worker_init`, `worker_process_init`, `worker_ready`,
+                  `worker_shutting_down` (sent in the handler of the signal) and `worker_shutdown`;
+                  `amqp.queues.consume_from`; `pool._pool._pool`.
+consumer.py       celery.worker.consumer.Consumer. `create_task_handler`, `on_invalid_task`, `connection_errors`;
+                  celery.worker.loops calls `_quick_drain`.
+forgotten_claims.py  Claims whose work has ended. Nothing but what worker_heartbeat.py asks it.
+worker_heartbeat.py  What a worker's main process does all the time. Nothing but what worker.py tells it.
+transport.py      kombu's Redis transport. `Channel._get_message_priority`, and the order in which it reads its lists;
+                  `QoS.ack`, `_quick_ack`, `pipe_or_acquire`, `_remove_from_indices`.
 
 What is used elsewhere, and is in no documentation of Celery's: `Connection._reraise_as_library_errors`
 (common/broker.py), `app.amqp.queues` (plain/message.py, plain/sweep.py), `Task.__header__`, which checks arguments
-(declare.py of each kind), `app._after_fork` (parallel/subprocess_executor.py), `current_app._get_current_object`
+(declare.py of each kind), `current_app._get_current_object`
 (checks.py), `billiard.current_process().index` and `billiard.common.terminate_handler_fired`
 (common/time_limits.py), and the commands in `celery.bin` (management/commands/celery.py).
 """

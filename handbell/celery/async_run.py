@@ -15,6 +15,7 @@ from celery._state import _task_stack  # type: ignore[attr-defined]
 from celery.exceptions import SoftTimeLimitExceeded
 
 from handbell.common.event_loop import CoroutineRun
+from handbell.common.time_limits import at_soft_limit
 from handbell.errors import HandbellError
 
 
@@ -71,11 +72,12 @@ def run_to_the_end(task: Any, call: Callable[[], Coroutine[Any, Any, Any]]) -> A
 @contextmanager
 def _soft_time_limit(run: CoroutineRun) -> Iterator[None]:
     """Where Celery raises `SoftTimeLimitExceeded` in this thread, which only waits, cancel the coroutine instead."""
-    if SIG_SOFT_TIMEOUT is None or signal.getsignal(SIG_SOFT_TIMEOUT) is not soft_timeout_sighandler:
-        yield
-        return
-    signal.signal(SIG_SOFT_TIMEOUT, lambda *_: run.cancel())
-    try:
-        yield
-    finally:
-        signal.signal(SIG_SOFT_TIMEOUT, soft_timeout_sighandler)
+    with at_soft_limit(run.cancel):
+        if SIG_SOFT_TIMEOUT is None or signal.getsignal(SIG_SOFT_TIMEOUT) is not soft_timeout_sighandler:
+            yield
+            return
+        signal.signal(SIG_SOFT_TIMEOUT, lambda *_: run.cancel())
+        try:
+            yield
+        finally:
+            signal.signal(SIG_SOFT_TIMEOUT, soft_timeout_sighandler)

@@ -20,7 +20,7 @@ from celery.exceptions import NotRegistered, TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult
 from celery.utils.time import maybe_timedelta
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, Error, transaction
 from django.db.models import F
 from django.utils import timezone
 from django_celery_results.backends import database
@@ -28,16 +28,18 @@ from django_celery_results.models import ChordCounter, TaskResult  # type: ignor
 
 from handbell import states
 from handbell.celery import chords
-from handbell.celery.call_run import call_run
+from handbell.celery.call_run import CallRun, call_run, claim_token
+from handbell.celery.confirmation import drop_unrecorded
+from handbell.common.claims import new_claim_token
 from handbell.common.codec import storable
+from handbell.common.db_retry import write_or_exit
 from handbell.common.doorbell import adapt_datetime
-from handbell.common.outages import retry_through_outage
+from handbell.common.outages import is_outage, retry_through_outage
 from handbell.common.polling import poll
 from handbell.models import Call, Launch, Operation
 from handbell.models.task_result import ENDED
 from handbell.plain import sql
-from handbell.plain.crash_recovery import may_begin_twice, recover_from_unseen_death
-from handbell.plain.db_retry import store_or_exit
+from handbell.plain.crash_recovery import may_begin_twice
 from handbell.plain.enqueue import store_retry
 from handbell.plain.message import ENQUEUED_AT, Message
 from handbell.plain.result_buffer import buffer_result
@@ -72,29 +74,38 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
             "traceback": None,
         }
 
-    def claim(self, request: Context) -> bool:
+    def claim(self, request: Context, run: CallRun) -> bool:
         """Claim a call for this process, and make its state STARTED; False if it has been run, or is being run."""
-        return bool(retry_through_outage(lambda: self._claim(request)))
+        token = new_claim_token()
+        try:
+            return retry_through_outage(lambda: self._claim(request, run, token))
+        except Error as error:
+            if not is_outage(error):
+                raise
+        # Nobody knows whether it is ours, and it has not begun.
+        write_or_exit(lambda: sql.release_call(str(request.id), token, crashed=False), f"The claim of {request.id}")
+        return False
 
-    def _claim(self, request: Context) -> bool:
+    def _claim(self, request: Context, run: CallRun, token: int) -> bool:
         task_id, hostname = str(request.id), str(request.hostname)
         process = {"pid": os.getpid(), "thread": threading.get_native_id(), "hostname": hostname}
         waits_for_disk = not may_begin_twice(self.app.tasks.get(getattr(request, "task", None)))
         said = getattr(request, ENQUEUED_AT, None)
         enqueued_at = datetime.fromisoformat(said) if said else None
-        if sql.claim_call(task_id, hostname, self._text(process), enqueued_at, waits_for_disk=waits_for_disk):
-            return True
-        if Call.objects.filter(task_id=task_id).exists():
-            if not TaskResult.objects.filter(task_id=task_id).exists():
-                sql.delete_call_without_result(task_id)
-                return False
-            # It may be ours: the answer to a claim that was committed can be lost with the connection.
-            if TaskResult.objects.filter(task_id=task_id, status="STARTED", result=self._text(process)).exists():
-                return True
-            recover_from_unseen_death(task_id)
-            return False
-        # Nobody recorded this call: it comes from another program.
-        return self._store(task_id, process, celery_states.STARTED, None, request)
+        is_ours = sql.claim_call(
+            task_id, token, hostname, self._text(process), enqueued_at, waits_for_disk=waits_for_disk
+        )
+        if not is_ours:
+            found = Call.objects.filter(task_id=task_id).values_list("claim_token", flat=True)
+            if not found:  # nobody recorded this call: it comes from another program
+                drop_unrecorded(str(getattr(request, "task", "")), task_id)
+                return self._store(task_id, process, celery_states.STARTED, None, request)
+            # The answer to a claim that was committed can be lost with the connection.
+            is_ours = found[0] == token and TaskResult.objects.filter(task_id=task_id, status="STARTED").exists()
+            if not is_ours and not TaskResult.objects.exclude(ENDED).filter(task_id=task_id).exists():
+                sql.delete_call_without_result(task_id, token)
+        run.claim_token = token if is_ours else None
+        return is_ours
 
     def cleanup(self) -> None:
         """Delete the results of tasks that ended longer ago than `result_expires` says, and of no others."""
@@ -114,7 +125,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         """Store a result and, in the same transaction, what follows from it: for a chord, and for whatever is linked or
         chained to the task.
 
-        If the database cannot be reached for a minute, see `store_or_exit`: a task that has succeeded is never said to
+        If the database cannot be reached for a minute, see `write_or_exit`: a task that has succeeded is never said to
         have failed.
         """
         run = call_run(request)
@@ -124,9 +135,9 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         stored = store_result and not (request and request.ignore_result)
         if stored and not (request and request.chord) and not (run and run.followers):
             changes = self._changes(self.encode_result(result, state), state, None, request)
-            if buffer_result(task_id, changes):
+            if buffer_result(task_id, claim_token(request), changes):
                 return
-        store_or_exit(lambda: self._end(task_id, result, state, None, request, stored), f"The result of {task_id}")
+        write_or_exit(lambda: self._end(task_id, result, state, None, request, stored), f"The result of {task_id}")
 
     def mark_as_failure(
         self,
@@ -148,8 +159,8 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
             return
         here, sent = self._errbacks(request) if request and call_errbacks else ([], [])
         failure = f"The failure of {task_id}"
-        ended = store_or_exit(lambda: self._end(task_id, exc, state, traceback, request, store_result, sent), failure)
-        if ended and here:
+        ended = write_or_exit(lambda: self._end(task_id, exc, state, traceback, request, store_result, sent), failure)
+        if ended is not False and here:
             self._call_task_errbacks(_with_errbacks(request, here), exc, traceback)
 
     def mark_as_revoked(
@@ -163,7 +174,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         """Store that a task was revoked, with what follows from it. What another process runs is left to its worker."""
         if request is None:
             call = retry_through_outage(lambda: Call.objects.filter(task_id=task_id).first())
-            if call is not None and call.worker:
+            if call is not None and call.claimed_by:
                 return
             request = Context(Message.from_json(call.message).request()) if call else None
         retry_through_outage(lambda: self._end(task_id, TaskRevokedError(reason), state, None, request, store_result))
@@ -174,15 +185,18 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         The state changes unless the task has given itself one. A call that is to be requeued waits again instead, and
         so does one that has asked for a retry.
         """
-        run, task_id = call_run(request), str(request.id)
+        run, task_id, token = call_run(request), str(request.id), claim_token(request)
         if run and run.retry:
             self.mark_as_retry(task_id, None, request=request)
             return True
-        if requeue:
-            return retry_through_outage(lambda: sql.release_own_call(task_id))
+        if requeue and token is not None:
+            released = retry_through_outage(
+                lambda: sql.release_call(task_id, token, crashed=False, redelivered=run is not None and run.is_shared)
+            )
+            return released is not None
         changes = {**self._changes(None, state, None, request), "date_started": None, "worker": None}
         return retry_through_outage(
-            lambda: sql.finish_claimed_call(task_id, changes, keep_custom_state=state in ENDED_BY_TASK)
+            lambda: sql.finish_claimed_call(task_id, token, changes, keep_custom_state=state in ENDED_BY_TASK)
         )
 
     def _end(
@@ -198,7 +212,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         """Store how a task ended, with what follows from it; whether it had not ended before."""
         run = call_run(request)
         followers = run.followers if run and state == celery_states.SUCCESS else []
-        chain = request and state != celery_states.SUCCESS and request.chain
+        chain = state != celery_states.SUCCESS and getattr(request, "chain", None)  # an unknown task has none
         several_writes = request and (request.chord or chain or followers or errbacks)
         if run and request and followers:
             run.truncate_children(request.children)  # of an attempt that the database did not take
@@ -284,7 +298,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         if status == celery_states.RETRY and run and run.retry:
             changes = self._changes(result, status, traceback, request)
             message = run.retry
-            retry_through_outage(lambda: store_retry(message, changes))
+            retry_through_outage(lambda: store_retry(message, claim_token(request), changes))
         else:
             retry_through_outage(lambda: self._store(task_id, result, status, traceback, request))
         return result
@@ -297,11 +311,15 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         return isinstance(self.app.tasks.get(name), self.app.Task)  # a PlainTask, which claims when it is called
 
     def _store(self, task_id: str, result: Any, status: str, traceback: str | None, request: Context | None) -> bool:
-        """One statement. Whether the task had not ended before."""
-        changes = self._changes(result, status, traceback, request)
-        ended = status in celery_states.READY_STATES
-        if sql.finish_call(task_id, changes) if ended else sql.update_state(task_id, changes):
-            return True
+        """One statement. Whether the task had not ended before, and nobody else runs it."""
+        changes, token = self._changes(result, status, traceback, request), claim_token(request)
+        if status in celery_states.READY_STATES:
+            stored = sql.finish_call(task_id, token, changes)
+        else:
+            has_row = sql.update_state(task_id, token, changes)
+            stored = sql.Stored(has_row or token is None, has_row)
+        if stored.has_row or not stored.is_ours:
+            return stored.has_row
         extended = self._get_extended_properties(request, traceback)
         content = {"content_type": self.content_type, "content_encoding": self.content_encoding}
         row = {"task_id": task_id, "date_created": changes["date_done"], **extended, **content}
@@ -317,8 +335,11 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
             "traceback": storable(traceback) if traceback else None,
             "date_done": now,
         }
+        run = call_run(request)
         if status == celery_states.STARTED:
             changes["date_started"] = now
+        elif run and run.started_at:
+            changes["date_started"] = adapt_datetime(run.started_at)
         if worker := getattr(request, "hostname", None):
             changes["worker"] = worker
         return changes

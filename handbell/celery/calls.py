@@ -10,11 +10,15 @@ from django.db import transaction
 from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError
 from kombu.serialization import prepare_accept_content
 
+from handbell.arguments import require_text
 from handbell.celery.backend import DatabaseBackend
 from handbell.celery.call_run import call_run
+from handbell.celery.confirmation import require_recorded
+from handbell.celery.options import check_call
 from handbell.celery.producer import CapturingProducer
-from handbell.celery.task import is_recorded
-from handbell.plain.batching import can_be_batched
+from handbell.celery.task import PlainTask, is_recorded
+from handbell.common.codec import refuse_large_or_deep
+from handbell.plain.batching import may_share_claim
 from handbell.plain.enqueue import enqueue_call
 from handbell.plain.message import Message
 from handbell.plain.outbox import UnrecordedMessage
@@ -36,11 +40,18 @@ def send_task(
     What is not recorded (see `is_recorded`) is sent after the commit, too, as Celery sends it.
 
     Raises:
+        TypeError, ValueError: an option makes no sense.
         kombu.exceptions.EncodeError: the arguments are not what the serializer can hold, or not what it can read.
         kombu.exceptions.ContentDisallowed: workers do not accept what the serializer makes.
+        NotJson: they are nested too deeply.
+        ArgumentsTooLarge: they are larger than `HANDBELL_ARGUMENTS_MB`.
+        CallRefused: nothing would confirm the call, and `HANDBELL_UNRECORDED_CALLS` says that then nobody runs it.
     """
+    check_call(require_text("The task's name", name), args, kwargs, options)
     task = options.get("task_type") or app.tasks.get(name)
     if not is_recorded(task, options.get("ignore_result")) or options.get("connection"):
+        if isinstance(task, PlainTask):
+            require_recorded(name)
         return _send_unrecorded(app, send, name, args, kwargs, **options)
     own_producer, capturing = options.get("producer"), CapturingProducer()
     options.update(task_id=options.get("task_id") or uuid(), producer=capturing, retry=False)
@@ -54,6 +65,7 @@ def send_task(
 
 
 def _refuse_what_workers_refuse(app: Celery, message: Message) -> None:
+    refuse_large_or_deep(f"The arguments of {message.task}", message.body)
     content_type = message.options["content_type"]
     if content_type not in (prepare_accept_content(app.conf.accept_content) or ()):
         raise ContentDisallowed(
@@ -82,11 +94,11 @@ def _is_retry(app: Celery, message: Message) -> bool:
 def _enqueue(app: Celery, task: Any, message: Message, producer: Any) -> None:
     backend = app.backend
     assert isinstance(backend, DatabaseBackend)
-    row = backend.new_result_row(message.headers, message.queue, message.headers.get("periodic_task_name"))
+    queue, periodic_task = require_text("queue", message.queue), message.headers.get("periodic_task_name")
+    row = backend.new_result_row(message.headers, queue, periodic_task and require_text("The name", periodic_task))
     for name in ("argsrepr", "kwargsrepr"):  # the row has all of it; the headers of a message must fit into one frame
         message.options["headers"][name] = shortened(message.headers[name])
-    batch_key = message.task if can_be_batched(task, message) else ""
-    enqueue_call(row, message, batch_key, producer)
+    enqueue_call(row, message, is_shared=may_share_claim(task, message), producer=producer)
 
 
 def shortened(text: str) -> str:

@@ -54,6 +54,7 @@ def handbell_defaults(conf: Any) -> dict[str, Any]:
         "task_queues": kombu_queues(),
         "task_default_queue": default_queue(),
         "task_default_priority": DEFAULT_PRIORITY,
+        "worker_consumer": "handbell.celery.consumer:RefusingConsumer",
         "worker_prefetch_multiplier": 1,  # a message taken in advance would hold back one of higher priority
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_lost_wait": 1.0,  # seconds for the result of a child that is gone, in case it left one

@@ -22,6 +22,7 @@ from django.utils import timezone
 from django_celery_results.models import TaskResult as TaskRow
 
 from handbell import states
+from handbell.arguments import require_text
 from handbell.celery.django_tasks import (
     MAX_RETRY_SECONDS,
     RunDetails,
@@ -34,7 +35,6 @@ from handbell.common.time_limits import is_told_to_stop
 from handbell.models import Operation
 from handbell.models.task_result import decoded
 from handbell.queues import DEFAULT_PRIORITY, MAX_PRIORITY, default_queue, queue_names
-from handbell.serial.declare import MAX_KEY_CHARACTERS
 from handbell.serial.enqueue import OperationCall, enqueue_operation
 
 if TYPE_CHECKING or find_spec("django.tasks"):
@@ -137,12 +137,12 @@ class HandbellBackend(BaseTaskBackend):
             run_after=task.run_after.isoformat() if task.run_after else None,
             enqueued_at=timezone.now().isoformat(),
         )
-        stored = encode_arguments((details, normalize_json(args), normalize_json(kwargs)), {})
-        call: list[Any] = json.loads(stored)[0]
+        arguments = (details, normalize_json(args), normalize_json(kwargs))
+        call: list[Any] = json.loads(encode_arguments(f"The arguments of {task.module_path}", arguments))
         if getattr(task, "lane", None) is not None:
             key = _lane_key(task, args, kwargs)
-            operation = OperationCall(key, tuple(call), {})
-            enqueue_operation(run_django_task_in_lane.name, operation, details["id"], task.run_after, None)
+            operation = OperationCall(run_django_task_in_lane.name, key, tuple(call), {})
+            enqueue_operation(operation, details["id"], task.run_after, None)
         else:
             self._call(task, call)
         result = _result(task, call, TaskResultStatus.READY)
@@ -254,10 +254,7 @@ def _unknown_names(task: Any) -> set[str]:
 def _lane_key(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     bound = inspect.signature(task.func).bind(*([None] if task.takes_context else []), *args, **kwargs)
     bound.apply_defaults()
-    key = str(task.lane.format_map(bound.arguments))
-    if len(key) > MAX_KEY_CHARACTERS:
-        raise TypeError(f"The key {key[:40]!r}… has {len(key)} characters; the limit is {MAX_KEY_CHARACTERS}.")
-    return key
+    return require_text("The key", task.lane.format_map(bound.arguments))
 
 
 def _is_id(text: Any) -> bool:

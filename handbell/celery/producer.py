@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kombu import serialization
+from kombu.exceptions import EncodeError
 
 from handbell.plain.message import Message
 
@@ -35,7 +36,12 @@ class CapturingProducer:
             kombu.exceptions.EncodeError: the serializer cannot hold the arguments.
         """
         payload: Any
-        content_type, encoding, payload = serialization.dumps(body, serializer)
+        try:
+            content_type, encoding, payload = serialization.dumps(body, serializer)
+        except EncodeError as error:
+            if isinstance(error.__context__, RecursionError):
+                raise EncodeError("Arguments cannot be stored: they are nested too deeply.") from error
+            raise
         if isinstance(payload, bytes):
             payload = {"base64": base64.b64encode(payload).decode()}
         declared = options.get("declare") or ()

@@ -8,10 +8,13 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.worker import state
 from celery.worker.request import Request
 
+from handbell.celery.call_run import CallRun
 from handbell.celery.task import is_recorded
+from handbell.common.claims import claim_owner
+from handbell.common.write_backlog import write_backlog
+from handbell.models import Call
 from handbell.plain import crash_recovery
 from handbell.plain.batching import RUN_BATCH
-from handbell.plain.write_backlog import write_backlog
 
 DEATHS = (WorkerLostError, SystemExit, KeyboardInterrupt)
 
@@ -23,13 +26,24 @@ class PlainRequest(Request):
 
     _already_cancelled: bool
     _already_revoked: bool
+    _context: Any
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Celery's own failure path, in the backlog's thread: nothing waits for the database in this one."""
         if soft:
             super().on_timeout(soft, timeout)
         else:
-            write_backlog.add(lambda: super(PlainRequest, self).on_timeout(soft, timeout))
+            write_backlog.add(lambda: self._fail_at_time_limit(timeout))
+
+    def _fail_at_time_limit(self, timeout: float) -> None:
+        """Unless its process had not claimed the call yet, or somebody else has: then it runs, or will."""
+        if is_recorded(self.task, self.ignore_result):
+            claimed = Call.objects.filter(task_id=self.id, claimed_by=claim_owner(int(self.worker_pid or 0)))
+            token = claimed.values_list("claim_token", flat=True).first()
+            if token is None:
+                return
+            self._context.call_run = CallRun(token, has_begun=True)
+        super().on_timeout(soft=False, timeout=timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         error = exc_info.exception

@@ -7,18 +7,19 @@ from typing import Any
 from celery.beat import SchedulingError
 from celery.result import AsyncResult
 from celery.schedules import schedstate
-from django.db import connection, transaction
+from django.db import Error, connection, transaction
 from django.db.models import F, Q
+from django.utils import timezone
 from django_celery_beat import schedulers
 from django_celery_beat.models import PeriodicTask
 
 from handbell.common import broker
-from handbell.common.outages import OUTAGE_ERRORS
+from handbell.common.outages import is_outage
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 RETRY_SECONDS = 1.0
 IDLE_SECONDS = 4  # a scheduler that is silent for so long in the middle of a tick loses it (PostgreSQL only)
-ALL_OUTAGE_ERRORS = (*OUTAGE_ERRORS, *broker.ERRORS)
+DATABASE_AND_BROKER_ERRORS = (Error, *broker.ERRORS)
 logger = logging.getLogger(__name__)
 
 
@@ -26,7 +27,11 @@ class PeriodicEntry(schedulers.ModelEntry):  # type: ignore[misc]  # the library
     """A periodic task as it was read; `read_run_at` is when it had run last, None if never."""
 
     def __init__(self, model: PeriodicTask, app: Any = None) -> None:
-        self.read_run_at = model.last_run_at
+        self.read_run_at, now = model.last_run_at, timezone.now()
+        if model.last_run_at and model.last_run_at > now:
+            # Another scheduler's clock is ahead, or was. While that one fires, it comes first; once it does not any
+            # more, the next tick is an interval from now.
+            model.last_run_at = now
         super().__init__(model, app=app)
 
     def claim_tick(self, now: datetime) -> bool:
@@ -88,7 +93,7 @@ class DatabaseScheduler(schedulers.DatabaseScheduler):  # type: ignore[misc]  # 
         """Look at what is due next, once; seconds until the next look."""
         try:
             return float(super().tick(*args, **kwargs))
-        except OUTAGE_ERRORS as error:
+        except Error as error:
             logger.warning("The schedule could not be read: %s. It is tried again in a moment.", str(error).strip())
             self._initial_read, self._heap = True, None  # all of it is read again, then
             return RETRY_SECONDS
@@ -101,7 +106,7 @@ class DatabaseScheduler(schedulers.DatabaseScheduler):  # type: ignore[misc]  # 
         try:
             fired = self._fire(entry)
             entry.refresh()
-        except ALL_OUTAGE_ERRORS as error:
+        except DATABASE_AND_BROKER_ERRORS as error:
             logger.warning("%s is due, but: %s. It is tried again in a moment.", entry.name, str(error).strip())
             return schedstate(False, RETRY_SECONDS)
         still_due, then = entry.is_due()
@@ -129,8 +134,9 @@ class DatabaseScheduler(schedulers.DatabaseScheduler):  # type: ignore[misc]  # 
             with transaction.atomic():
                 result: AsyncResult[Any] = self.apply_async(entry, advance=False)
         except SchedulingError as error:
-            if isinstance(error.__context__, ALL_OUTAGE_ERRORS):
-                raise error.__context__ from None
+            cause = error.__context__
+            if cause is not None and (is_outage(cause) or isinstance(cause, broker.ERRORS)):
+                raise cause from None
             logger.exception("%s was not called.", entry.name)
             return None
         return result

@@ -8,7 +8,9 @@ from celery.result import AsyncResult
 from django_celery_results.models import TaskResult
 
 from handbell import states
+from handbell.arguments import shown
 from handbell.celery.backend import DatabaseBackend
+from handbell.common.codec import storable
 from handbell.models import Call, Launch, Operation
 
 
@@ -17,8 +19,14 @@ def status(result: AsyncResult[Any] | str) -> str:
 
     Unlike Celery's PENDING it tells work that is `queued` from what nobody has ever called, which is `unknown`, and
     from a task whose place others have taken that have yet to be called, which is `waiting`.
+
+    Raises:
+        TypeError: it is neither a result nor an id.
     """
-    task_id = str(getattr(result, "id", result)).replace("\0", "")
+    task_id = getattr(result, "id", result)
+    if not isinstance(task_id, str):
+        raise TypeError(f"status() takes a result or its id, not {shown(result)}.")
+    task_id = storable(task_id)
     if not isinstance(current_app.backend, DatabaseBackend):
         state: str | None = current_app.AsyncResult(task_id).state
         return states.UNKNOWN if state == celery_states.PENDING else states.word(str(state))

@@ -15,6 +15,7 @@ from django.db import transaction
 from handbell.celery.async_run import is_in_coroutine, synchronous
 from handbell.celery.backend import DatabaseBackend
 from handbell.celery.call_run import CallRun, call_run
+from handbell.celery.confirmation import confirmed_arguments, drop_unrecorded, refuses_unrecorded
 from handbell.common.connections import close_connections, close_left_open, in_transactions, was_interrupted
 from handbell.common.outages import retry_through_outage
 
@@ -26,7 +27,7 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
     """A Celery task. A worker claims its call in the ledger before it runs it, so a second message starts nothing."""
 
     abstract = True
-    claims = 1  # calls that a process claims at a time (see plain/batching.py): more, for tasks that take milliseconds
+    shares_claims = True  # whether calls may be claimed together (see plain/batching.py); False: a message for each
     max_crashes = 3  # processes that may die while they run one call before it is lost; 1: it never runs a second time
     Request = "handbell.celery.request:PlainRequest"
     coroutine_function: Callable[..., Any] | None = None  # of an `async def` task, which `run` runs to its end
@@ -56,7 +57,9 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
         outer = in_transactions()  # of tests that run their tasks themselves
         try:
             if not is_claimed:
-                self._claim(request)
+                self._claim(request, run)
+                if refuses_unrecorded(self.name):
+                    args, kwargs = confirmed_arguments(self.name, request, run)  # type: ignore[assignment]
             return self._run(request, run, args, kwargs, outer)
         except BaseException as error:
             if was_interrupted(error):
@@ -89,12 +92,14 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
         """`update_state`, for tasks that are `async def` functions."""
         await sync_to_async(self.update_state)(*args, **kwargs)
 
-    def _claim(self, request: Any) -> None:
+    def _claim(self, request: Any, run: CallRun) -> None:
         if is_recorded(self, request.ignore_result):
             backend: Any = self.app.backend
-            if not backend.claim(request):
+            if not backend.claim(request, run):
                 logger.info("%s %s is dropped: it has run, or runs elsewhere.", self.name, request.id)
                 raise Ignore
+        else:
+            drop_unrecorded(self.name, request.id)
 
     def _end_without_result(self, request: Any, state: str, *, requeue: bool = False) -> None:
         if is_recorded(self, request.ignore_result):
@@ -113,11 +118,12 @@ class PlainTask(DjangoTask):  # type: ignore[type-arg]
     def _call_replacement(self, request: Any, run: CallRun) -> None:
         """Give the call's id free and, in the same transaction, call the signature that takes its place and its id."""
         backend: Any = self.app.backend
-        request.call_run = None
 
         def hand_over() -> None:
+            request.call_run = CallRun(run.claim_token, has_begun=True)
             with transaction.atomic():
                 if backend.end_without_result(request, states.PENDING):
+                    request.call_run = None  # the replacement has the same id, and is no retry
                     run.replacement.delay()
 
         retry_through_outage(hand_over)

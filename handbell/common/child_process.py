@@ -1,7 +1,10 @@
 """Child processes: tying them to their parent, and saying how they ended."""
 
 import ctypes
+import fcntl
+import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -10,6 +13,23 @@ from django.conf import settings
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None)
+
+
+def end_with_peer(end: socket.socket) -> None:
+    """Have the kernel end the socket's owner once its other end is closed, whatever that process is doing: it sends
+    SIGIO then, whose default action is to terminate. Nothing may be sent to the socket meanwhile.
+    """
+    fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def set_owner(end: socket.socket, pid: int) -> None:
+    """Make this process the socket's owner."""
+    fcntl.fcntl(end, fcntl.F_SETOWN, pid)
+
+
+def outlive_peer(end: socket.socket) -> None:
+    """Undo that."""
+    fcntl.fcntl(end, fcntl.F_SETFL, fcntl.fcntl(end, fcntl.F_GETFL) & ~os.O_ASYNC)
 
 
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:

@@ -5,9 +5,16 @@ instead of failing half-way when two transactions upgrade from reading to writin
 is noticed; a connection that hears nothing for half a minute is given up.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
+from django.db.backends.signals import connection_created
+
+from handbell.common.private_files import make_private, make_private_folder
+from handbell.conf import conf
 
 SQLITE_PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;"
 SQLITE_OPTIONS = {"timeout": 20, "transaction_mode": "IMMEDIATE", "init_command": SQLITE_PRAGMAS}
@@ -25,6 +32,7 @@ def tune_databases() -> None:
     settings: dict[str, Any] = connections.settings[DEFAULT_DB_ALIAS]
     options = recommended_options(settings)
     settings["OPTIONS"] = {**options, **settings.get("OPTIONS", {})}
+    connection_created.connect(keep_private, dispatch_uid="handbell.keep_private")
 
 
 def recommended_options(settings: dict[str, Any]) -> dict[str, Any]:
@@ -34,5 +42,42 @@ def recommended_options(settings: dict[str, Any]) -> dict[str, Any]:
     return POSTGRES_OPTIONS if engine.endswith(("postgresql", "postgis")) else {}
 
 
+def keep_private(connection: Any, **kwargs: Any) -> None:
+    """Keep other users away from an SQLite database in HANDBELL_DATA_DIR. Files that SQLite adds get its mode."""
+    file = Path(connection.settings_dict["NAME"] or "")
+    if connection.vendor == "sqlite" and conf.DATA_DIR in file.parents:
+        make_private_folder(conf.DATA_DIR)
+        make_private(file, *(file.with_name(file.name + added) for added in ("-wal", "-shm")))
+
+
 def _is_in_memory(settings: dict[str, Any]) -> bool:
     return ":memory:" in str(settings["NAME"]) or "mode=memory" in str(settings["NAME"])
+
+
+@contextmanager
+def durable_transaction() -> Iterator[None]:
+    """A transaction whose commit waits until it is on the disk, whatever the database is set to: for claims of what
+    must begin at most once. Within another transaction it is up to that one.
+    """
+    is_outermost = not connection.in_atomic_block
+    if is_outermost and connection.vendor == "sqlite":
+        with _fully_synchronous(), transaction.atomic():
+            yield
+        return
+    with transaction.atomic():
+        if is_outermost and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL synchronous_commit = on")
+        yield
+
+
+@contextmanager
+def _fully_synchronous() -> Iterator[None]:
+    """SQLite in WAL mode waits for the disk at each commit only if it is told so, outside of transactions."""
+    with connection.cursor() as cursor:
+        before = cursor.execute("PRAGMA synchronous").fetchone()[0]
+        cursor.execute("PRAGMA synchronous = FULL")
+        try:
+            yield
+        finally:
+            cursor.execute(f"PRAGMA synchronous = {int(before)}")

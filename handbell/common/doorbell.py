@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from handbell.common import broker
 
-MAX_RING_BACKOFF_SECONDS = 64
+MIN_RING_BACKOFF_SECONDS, MAX_RING_BACKOFF_SECONDS = 2, 64
+ALWAYS_SENT_RINGS = 8
 MAX_RING_ATTEMPTS = 1000  # there may be no answer for weeks, and the column has a limit
 
 _RING = """
@@ -27,6 +28,8 @@ _RING_AGAIN = """
     UPDATE handbell_doorbell SET ring_attempts = %s, rung_at = %s
     WHERE name = %s AND rung AND ring_attempts = %s AND rung_at < %s
 """
+
+_UNCOUNT = "UPDATE handbell_doorbell SET ring_attempts = %s WHERE name = %s AND rung AND ring_attempts = %s"
 
 #: For the tasks that answer doorbells: the time limits that a project sets for all tasks are for what they run.
 NO_LIMIT_SECONDS = 7 * 86_400
@@ -63,18 +66,25 @@ class DoorbellMessage(NamedTuple):
             found = cursor.fetchone()
             if found is not None and found[0]:
                 attempts, now = int(found[1]), timezone.now()
-                late_since = adapt_datetime(now - ring_backoff(attempts))
+                late_since = adapt_datetime(now - ring_backoff(attempts, self.queue))
                 next_attempts = min(attempts + 1, MAX_RING_ATTEMPTS)
                 cursor.execute(_RING_AGAIN, (next_attempts, adapt_datetime(now), self.name, attempts, late_since))
                 late = cursor.rowcount > 0
         if found is None or not found[0]:
             self.ring()  # the process that enqueued crashed before it could
-        elif late:
-            self.send()
+        elif late and may_have_been_lost(attempts, self.queue) and not self.send():
+            self._uncount(attempts, next_attempts)
 
-    def send(self) -> None:
-        """Send the message. If the broker is down the sweeper sends it later: the work is safe in the ledger."""
-        broker.send_message(self.task, self.args, self.queue, f"The doorbell {self.name}")
+    def send(self) -> bool:
+        """Send the message; whether that could be done. If the broker is down the sweeper sends it later: the work is
+        safe in the ledger.
+        """
+        return broker.send_message(self.task, self.args, self.queue, f"The doorbell {self.name}")
+
+    def _uncount(self, attempts: int, next_attempts: int) -> None:
+        """The broker was away: nobody can have answered, so that is no reason to wait longer."""
+        with connection.cursor() as cursor:
+            cursor.execute(_UNCOUNT, (attempts, self.name, next_attempts))
 
     def answer(self) -> None:
         """Clear the flag, before looking for work."""
@@ -84,11 +94,20 @@ class DoorbellMessage(NamedTuple):
             )
 
 
-def ring_backoff(ring_attempts: int) -> timedelta:
-    """How long a doorbell may go unanswered before it is rung again: the message may be waiting behind others, so each
-    time twice as long as before, from 2 s up to 64 s.
+def ring_backoff(ring_attempts: int, queue: str) -> timedelta:
+    """How long a doorbell may go unanswered before it is rung again: two seconds where its queue is empty. Otherwise
+    its message may be waiting behind others, so each time twice as long as before, up to 64 s.
     """
-    return timedelta(seconds=min(2 ** (ring_attempts + 1), MAX_RING_BACKOFF_SECONDS))
+    if broker.is_queue_empty(queue):
+        return timedelta(seconds=MIN_RING_BACKOFF_SECONDS)
+    return timedelta(seconds=min(MIN_RING_BACKOFF_SECONDS * 2**ring_attempts, MAX_RING_BACKOFF_SECONDS))
+
+
+def may_have_been_lost(ring_attempts: int, queue: str) -> bool:
+    """Whether to send a message again that has gone unanswered: for a few minutes always, later only once its queue is
+    empty. Where no worker takes a queue, messages would pile up in it.
+    """
+    return ring_attempts <= ALWAYS_SENT_RINGS or broker.is_queue_empty(queue)
 
 
 def adapt_datetime(moment: datetime | None) -> Any:

@@ -1,5 +1,6 @@
 """What serial and isolated tasks have in common: a call is a row in a ledger, not a message."""
 
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -7,9 +8,13 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 from asgiref.sync import sync_to_async
 from celery import Task
 from celery.backends.base import Backend
+from celery.exceptions import Ignore
 from celery.result import AsyncResult
 from celery.utils.imports import symbol_by_name
 
+from handbell.conf import conf
+
+logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -46,6 +51,9 @@ class LedgerTask(Task[P, R_co], Generic[P, R_co]):
         """In a worker, enqueue; anywhere else, call the function itself, as with any Celery task."""
         if self.request.called_directly:
             return self.run(*args, **kwargs)
+        if conf.UNRECORDED_CALLS == "refuse":
+            logger.warning("%s %s is refused: its call is not recorded in the ledger.", self.name, self.request.id)
+            raise Ignore
         self.apply_async(args, kwargs, task_id=self.request.id)
         return cast("R_co", None)
 

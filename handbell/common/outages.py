@@ -5,24 +5,43 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import DatabaseError, Error, InterfaceError, OperationalError, connection
+from django.db import DatabaseError, Error, InterfaceError, InternalError, OperationalError, connection
 
 T = TypeVar("T")
 RETRY_SECONDS, FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 60.0, 0.05, 2.0
-#: What an outage raises. Catch these around work on the ledger; ask `is_outage` where the user's own statements run.
-OUTAGE_ERRORS = (OperationalError, InterfaceError)
+#: PostgreSQL says so of every statement after one that failed, until the transaction ends.
+IN_FAILED_TRANSACTION = "25P02"
 logger = logging.getLogger(__name__)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the database could not be reached, which psycopg2 has several names for, or was too busy.
+    """Whether the database could not be reached, may not be written to, is too busy, or has a fault of its own: what
+    is not said of the statement itself, or of what it was to write.
 
-    SQLite raises the same error for a wrong statement, but with an error code of its own. One of these is no wrong
-    statement, but a connection that was interrupted in the middle of BEGIN, and that a new one puts right.
+    psycopg2 has several names for it; a standby that takes over is an InternalError until it does. SQLite raises the
+    same error for a wrong statement, but with an error code of its own. One of these is no wrong statement, but a
+    connection that was interrupted in the middle of BEGIN, and that a new one puts right.
     """
     if getattr(error.__cause__, "sqlite_errorname", "") == "SQLITE_ERROR":
         return "transaction within a transaction" in str(error)
-    return isinstance(error, OUTAGE_ERRORS) or type(error) is DatabaseError
+    if isinstance(error, InternalError):
+        return sqlstate(error) != IN_FAILED_TRANSACTION
+    return isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
+
+
+def lacks_resources(error: BaseException) -> bool:
+    """Whether the database has no room on its disk, no memory or no connections left, or is being shut down: whoever
+    asked for something is not at fault. https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+    if getattr(error.__cause__, "sqlite_errorname", "").startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return True
+    return isinstance(error, Error) and (sqlstate(error) or "").startswith(("53", "57P", "58"))
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's code for an error, as psycopg2 and psycopg name it."""
+    cause = error.__cause__
+    return getattr(cause, "pgcode", None) or getattr(cause, "sqlstate", None)
 
 
 def retry_through_outage(write: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:

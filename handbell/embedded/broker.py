@@ -5,6 +5,7 @@ starts it again when it dies, and ends with it once nobody holds that lock any m
 killed process, so nothing is left running by mistake, and nothing that is still used is ended.
 """
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -14,17 +15,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
+from handbell.common.private_files import make_private, make_private_folder
 from handbell.conf import conf
 from handbell.errors import BrokerUnavailable
 
 BROKER_START_SECONDS = 10.0
+START_AGAIN_SECONDS = 5.0  # between two attempts of a process to start a broker that is gone
+REACH_SECONDS = 0.2
 CALL_SECONDS = 2.0  # for a caller that only sends a message, and whose work is safe in the ledger
 PACKAGE_FOLDER = Path(__file__).resolve().parents[2]  # where `-m handbell.…` is found
+MAX_ANSWER_BYTES = 1024
 MAX_SOCKET_PATH_BYTES = 100  # the kernel's limit is 108 bytes on Linux and 104 on macOS
 
 logger = logging.getLogger(__name__)
@@ -37,6 +43,7 @@ class EmbeddedBroker:
         self.directory = directory
         self._users_lock: int | None = None  # a descriptor: it stays open until the process ends
         self._locked_by = 0
+        self._start_again_at = 0.0
 
     @property
     def socket_path(self) -> Path:
@@ -54,34 +61,78 @@ class EmbeddedBroker:
 
     def answers(self) -> bool:
         """Whether the server takes commands right now."""
+        return self._said().startswith("+PONG")
+
+    def runs(self) -> bool:
+        """Whether the server is there, even if it takes no commands because its disk is full."""
+        return self._said().startswith(("+PONG", "-MISCONF"))
+
+    def _said(self) -> str:
+        """The first line that the server answers; "" if it does not."""
         try:
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(1)
                 client.connect(os.fspath(self.socket_path))
                 client.sendall(b"PING\r\n")
-                return client.recv(16).startswith(b"+PONG")
+                return client.recv(MAX_ANSWER_BYTES).decode(errors="replace").partition("\r")[0]
         except OSError:
-            return False
+            return ""
 
     def attach(self, seconds: float | None = None) -> None:
         """Make sure that the broker runs for as long as this process does; start it if it does not run yet.
+
+        A process that has used it before starts it again if nobody else does, and raises nothing: whoever connects
+        finds out whether it answers.
 
         Raises:
             BrokerUnavailable: it did not start within `seconds`, ten by default.
         """
         if self._users_lock is not None and self._locked_by == os.getpid():
+            self._attach_again(seconds or BROKER_START_SECONDS)
             return
         self.hold()
-        if self.answers() and self._has_server():
+        if self.runs() and self._has_server():
             return
         logger.info("No broker is configured (CELERY_BROKER_URL): the embedded one in %s is used.", self.directory)
         self._start_server()
         self.wait_until_it_answers(seconds or BROKER_START_SECONDS)
 
+    def _attach_again(self, seconds: float) -> None:
+        """After this process has used it: start the broker if both it and the process that runs it are gone, and count
+        among its users again if its folder has been removed.
+        """
+        if self._is_reachable() and is_file_at(self._users_lock, self._users_lock_path):
+            return
+        with suppress(BrokerUnavailable):
+            if not is_file_at(self._users_lock, self._users_lock_path):
+                self.hold()
+            if self._has_server() or time.monotonic() < self._start_again_at:
+                return
+            self._start_again_at = time.monotonic() + START_AGAIN_SECONDS
+            logger.warning("The embedded broker in %s is gone; it is started again.", self.directory)
+            self._start_server()
+            self.wait_until_it_answers(seconds)
+
+    def _is_reachable(self) -> bool:
+        """Whether a server listens, even if it takes no commands now."""
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(REACH_SECONDS)
+                client.connect(os.fspath(self.socket_path))
+        except TimeoutError:
+            return True  # it is too busy to accept
+        except OSError as error:
+            return error.errno == errno.EAGAIN
+        return True
+
+    @property
+    def _users_lock_path(self) -> Path:
+        return self.directory / "users.lock"
+
     def hold(self) -> None:
         """Count this process among the users, so that a server keeps running; this starts none."""
         self.prepare()
-        lock = os.open(self.directory / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(self._users_lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_SH)
         self.release()  # a forked process has inherited its parent's file, and must have a lock of its own
         self._users_lock, self._locked_by = lock, os.getpid()
@@ -100,7 +151,7 @@ class EmbeddedBroker:
         """
         for folder in (self.directory, self.socket_path.parent):
             try:
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_private_folder(folder)
             except OSError as error:
                 raise BrokerUnavailable(
                     f"The embedded broker did not start: the folder {folder} cannot be made ({error.strerror}). "
@@ -111,7 +162,6 @@ class EmbeddedBroker:
                     f"The embedded broker did not start: {folder} belongs to another user. "
                     "Set HANDBELL_DATA_DIR to a folder of your own."
                 )
-            folder.chmod(0o700)
 
     def wait_until_it_answers(self, seconds: float) -> None:
         """Return once the server takes commands.
@@ -144,6 +194,7 @@ class EmbeddedBroker:
 
     def _start_server(self) -> None:
         with self.log.open("a") as log:
+            make_private(self.log)
             subprocess.run(  # it detaches itself at once
                 [*self.server_command(stand_by=False), "--detach"],
                 stdin=subprocess.DEVNULL,
@@ -162,6 +213,14 @@ def _broker_in(directory: Path) -> EmbeddedBroker:
 def embedded_broker() -> EmbeddedBroker:
     """The broker in the project's data folder."""
     return _broker_in(conf.DATA_DIR / "broker")
+
+
+def is_file_at(descriptor: int | None, path: Path) -> bool:
+    """Whether an open file is the one that has this path now: it may have been removed, and another be in its place."""
+    try:
+        return descriptor is not None and os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def try_lock(file: IO[str]) -> bool:

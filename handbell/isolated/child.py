@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from celery import current_app
@@ -17,7 +18,8 @@ from celery import current_app
 from handbell.common.child_process import die_with_parent
 from handbell.common.codec import decode_arguments, encode, encode_error, encode_result, formatted_traceback
 from handbell.errors import ResultTooLarge, UnknownTask
-from handbell.isolated.procfs import LABEL_VARIABLE, ProcessLabel
+from handbell.isolated.cgroups import enter
+from handbell.isolated.process_labels import LABEL_VARIABLE, ProcessLabel
 from handbell.isolated.protocol import LaunchOrder
 
 MAX_RESULT_CHARACTERS = 2**20  # of JSON
@@ -29,7 +31,8 @@ SERVER_ONLY_VARIABLES = ("PYTHONMALLOC", "GLIBC_TUNABLES")  # what the fork serv
 
 class ServerContext(NamedTuple):
     """What the fork server hands to each child: its own pid and name, its limits on open files when it was started, the
-    size of its data, and the address of its label in the memory that the kernel shows as the environment.
+    size of its data, the address of its label in the memory that the kernel shows as the environment, and the child's
+    control group, if it has one.
     """
 
     pid: int
@@ -37,16 +40,19 @@ class ServerContext(NamedTuple):
     data_bytes: int
     name: str
     label_address: int | None
+    group: Path | None = None
 
 
-def run_launch(order: LaunchOrder, stdout: int, stderr: int, result: int, server: ServerContext) -> NoReturn:
-    """Run the task in this process, which was just forked, and end it. `stdout`, `stderr` and `result` are pipes."""
+def run_launch(order: LaunchOrder, pipes: tuple[int, int, int], mark: bytes, server: ServerContext) -> NoReturn:
+    """Run the task in this process, which was just forked, and end it. The pipes are for its standard output, its
+    standard error, and its outcome, which comes after `mark`: the task may write to that pipe, too.
+    """
     code = 1
     try:
-        _detach_from_server(order, (stdout, stderr, result), server)
+        _detach_from_server(order, pipes, server)
         message, code = run_order(order)
         _flush()
-        _write_message(encode(message).encode())
+        _write_message(mark + encode(message).encode())
     except BaseException:  # noqa: BLE001  (there is nobody to raise it to)
         with suppress(BaseException):
             traceback.print_exc()
@@ -56,6 +62,8 @@ def run_launch(order: LaunchOrder, stdout: int, stderr: int, result: int, server
 
 
 def _detach_from_server(order: LaunchOrder, pipes: tuple[int, int, int], server: ServerContext) -> None:
+    if server.group is not None:
+        enter(server.group)
     os.setsid()
     os.nice(NICENESS)
     signal.set_wakeup_fd(-1)

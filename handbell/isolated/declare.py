@@ -6,6 +6,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from celery import shared_task
 from celery.result import AsyncResult
 
+from handbell.arguments import require_call, require_integer, require_iterable, require_number, require_text
 from handbell.common.ledger_task import LedgerTask, ManyResults
 from handbell.conf import conf
 from handbell.isolated.enqueue import LaunchCall, enqueue_launch, enqueue_launches
@@ -18,7 +19,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 GRACE_SECONDS = 0.1  # between TERM and KILL
 MIN_MEMORY_MB = 16
-MAX_ID_CHARACTERS = 255  # as in the ledger's column
+MAX_MEMORY_MB = 16_777_216
+MIN_SECONDS, MAX_SECONDS = 0.001, 10**9
 
 
 class IsolatedTask(LedgerTask[P, R_co]):
@@ -43,7 +45,9 @@ class IsolatedTask(LedgerTask[P, R_co]):
         `calls` may be a generator of any length, such as `queryset.iterator()`. It is taken in parts; each is a
         transaction of its own, unless the caller has one, and its launches may begin while the rest is still to come.
         """
-        return enqueue_launches((self.bind_arguments(_as_arguments(given), {}) for given in calls), self.AsyncResult)
+        given_calls = require_iterable("launch_many()", calls)
+        bound = (self.bind_arguments(_as_arguments(given), {}) for given in given_calls)
+        return enqueue_launches(bound, self.AsyncResult)
 
     def apply_async(  # type: ignore[override]
         self,
@@ -60,12 +64,15 @@ class IsolatedTask(LedgerTask[P, R_co]):
         returns the first one's result.
 
         Raises:
-            TypeError: the arguments do not fit the task, are not JSON, or an option is not for isolated tasks.
+            TypeError, ValueError: the arguments do not fit the task, an option is not for isolated tasks, or its value
+                makes no sense.
+            NotJson, ArgumentsTooLarge: the arguments cannot be stored.
         """
         self.refuse_options(options, "an isolated task", "task_id and time_limit")
-        if task_id is not None and len(task_id) > MAX_ID_CHARACTERS:
-            raise TypeError(f"task_id has {len(task_id)} characters; it may have {MAX_ID_CHARACTERS} at the most.")
-        call = self.bind_arguments(tuple(args or ()), dict(kwargs or {}), time_limit)
+        if time_limit:
+            require_number("time_limit", time_limit, 0, MAX_SECONDS)
+        task_id = require_text("task_id", task_id) if task_id else None
+        call = self.bind_arguments(*require_call(self.name, args, kwargs), time_limit)
         return self.AsyncResult(enqueue_launch(call, task_id).task_id)
 
     def bind_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None = None) -> LaunchCall:
@@ -104,12 +111,14 @@ def isolated_task(
     killed. `memory_mb` is what it may use together with everything it has started, in MiB.
 
     Raises:
-        TypeError: a limit makes no sense.
+        TypeError, ValueError: a limit makes no sense.
     """
 
     def declare(run: Callable[..., Any]) -> Any:
         declared: Any = shared_task  # the stubs know no base= together with a function
         check_limits(run.__name__, timeout, memory_mb, grace)
+        if "name" in options:
+            require_text(f"@isolated_task {run.__name__}: name=", options["name"])
         return declared(run, base=IsolatedTask, timeout=timeout, memory_mb=memory_mb, grace=grace, **options)
 
     return declare
@@ -118,11 +127,9 @@ def isolated_task(
 def check_limits(name: str, timeout: float, memory_mb: int | None, grace: float) -> None:
     """
     Raises:
-        TypeError: a limit makes no sense.
+        TypeError, ValueError: a limit makes no sense.
     """
-    if not timeout > 0:
-        raise TypeError(f"@isolated_task {name}: timeout= is a number of seconds above 0, not {timeout!r}.")
-    if not grace >= 0:
-        raise TypeError(f"@isolated_task {name}: grace= is a number of seconds, not {grace!r}.")
-    if memory_mb is not None and memory_mb < MIN_MEMORY_MB:
-        raise TypeError(f"@isolated_task {name}: memory_mb= is {MIN_MEMORY_MB} at the least, not {memory_mb!r}.")
+    require_number(f"@isolated_task {name}: timeout=", timeout, MIN_SECONDS, MAX_SECONDS)
+    require_number(f"@isolated_task {name}: grace=", grace, 0, MAX_SECONDS)
+    if memory_mb is not None:
+        require_integer(f"@isolated_task {name}: memory_mb=", memory_mb, MIN_MEMORY_MB, MAX_MEMORY_MB)

@@ -44,12 +44,12 @@ class LaunchCall(NamedTuple):
         """The row to insert.
 
         Raises:
-            NotJson: JSON cannot hold an argument.
+            NotJson, ArgumentsTooLarge: the arguments cannot be stored.
         """
         return Launch(
             task_id=task_id,
             task=self.task,
-            arguments=encode_arguments(self.args, self.kwargs, _encode),
+            arguments=encode_arguments(f"The arguments of {self.task}", (self.args, self.kwargs), _encode),
             timeout=self.timeout,
             grace=self.grace,
             memory_mb=self.memory_mb,

@@ -1,5 +1,6 @@
 """The supervisor's side of the fork server: starts that program, talks to it, and ends it."""
 
+import logging
 import os
 import selectors
 import signal
@@ -14,14 +15,16 @@ from typing import Any
 
 from celery import current_app
 
-from handbell.common.child_process import adopt_orphans, working_directory
+from handbell.common import procfs
+from handbell.common.child_process import adopt_orphans, end_with_peer, set_owner, working_directory
 from handbell.errors import ProcessDied
 from handbell.isolated import orphans
 from handbell.isolated.declare import IsolatedTask
-from handbell.isolated.procfs import LABEL_VARIABLE, ProcessLabel
+from handbell.isolated.process_labels import LABEL_VARIABLE, ProcessLabel
 from handbell.isolated.protocol import Channel
 
 FORK_SERVER_START_SECONDS = 60.0
+logger = logging.getLogger(__name__)
 # Importing the package needs Django's models, and `python -m` would import it before Django is set up.
 PROGRAM = f"import django; django.setup(); from {orphans.FORK_SERVER_MODULE} import main; main()"
 # One allocator for everything, in huge pages: a fork copies page tables, and with these there is a third less to copy.
@@ -37,6 +40,7 @@ class ForkClient:
 
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
+        self._other_children = set(procfs.children_of(os.getpid()))
         adopt_orphans()  # should the fork server be killed, what it leaves behind comes to this process
         our_end, its_end = socket.socketpair()
         with its_end:
@@ -45,6 +49,7 @@ class ForkClient:
                 **SHARED_PAGES_ENVIRONMENT,
                 LABEL_VARIABLE: ProcessLabel(self.name, None).text(),
             }
+            end_with_peer(its_end)  # until it looks at the socket itself
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, str(its_end.fileno()), *_task_modules()],
                 stdin=subprocess.DEVNULL,
@@ -53,6 +58,7 @@ class ForkClient:
                 pass_fds=[its_end.fileno()],
                 start_new_session=True,  # so that whoever kills the worker's process group leaves it alive to clean up
             )
+            set_owner(its_end, self.process.pid)
             self.channel = Channel(our_end)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self.channel.socket, selectors.EVENT_READ)
@@ -89,6 +95,27 @@ class ForkClient:
         self._selector.close()
         self.channel.socket.close()
         orphans.end_fork_server(self.name)
+        self._end_adopted()
+
+    def wake_if_stopped(self) -> None:
+        """A fork server that somebody has stopped (SIGSTOP) meets no deadlines: have it go on."""
+        stat = procfs.process_stat(self.pid)
+        if stat is not None and stat.is_stopped:
+            logger.warning("The process that launches are forked from was stopped; it goes on.")
+            procfs.signal_process(signal.SIGCONT, stat.process)
+
+    def _end_adopted(self) -> None:
+        """Kill what the fork server has left to this process: what hides its label, too."""
+        for _ in range(orphans.MAX_PASSES):
+            adopted = set(procfs.children_of(os.getpid())) - self._other_children
+            if not adopted:
+                return
+            for pid in adopted:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # our own child, so the number is its own until we reap it
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            time.sleep(orphans.PASS_SECONDS)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + FORK_SERVER_START_SECONDS

@@ -14,28 +14,34 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 
+from handbell.common import procfs
+from handbell.common.procfs import ProcessIdentity
 from handbell.conf import conf
-from handbell.isolated import outcomes, procfs
+from handbell.isolated import cgroups, outcomes
+from handbell.isolated.cgroups import MAX_LAUNCH_PROCESSES, LaunchGroups, pids_in
 from handbell.isolated.child import ServerContext, run_launch
+from handbell.isolated.process_labels import label_in
 from handbell.isolated.process_tree import EndCause, Phase, ProcessTree
-from handbell.isolated.procfs import ProcessIdentity
 from handbell.isolated.protocol import Channel, LaunchOrder, LaunchReport
 
 MAX_FORKING_SECONDS = 0.015  # then deadlines are looked at again, however many launches are still to be started
 KILL_INTERVAL_SECONDS = 0.01  # between two attempts to kill the same launch
 MAX_SLEEP_SECONDS = 0.5
 EXEC_SECONDS = 0.3  # a process without any environment may be becoming another program, and show its label then
-MIN_SURVEY_INTERVAL_SECONDS = 0.1  # between two looks at all processes of all launches
+MIN_SURVEY_INTERVAL_SECONDS, MAX_SURVEY_INTERVAL_SECONDS = 0.1, 2.0  # between two looks at all of all launches
 MAX_SURVEY_SHARE = 0.1  # of the time, spent on these looks
 REPORT_START_SECONDS = 0.1  # the supervisor is not told where a launch runs that is over sooner
+MARK_BYTES = 16
 NO_LAUNCH = 0  # their numbers begin at 1
 
 
 class ForkServer:
-    """`channel` leads to the supervisor; `context` is what each child is given."""
+    """`channel` leads to the supervisor; `context` is what each child is given, and `groups` where its control group is
+    made.
+    """
 
-    def __init__(self, channel: Channel, context: ServerContext) -> None:
-        self.channel, self.context = channel, context
+    def __init__(self, channel: Channel, context: ServerContext, groups: LaunchGroups) -> None:
+        self.channel, self.context, self.groups = channel, context, groups
         self.orders: deque[LaunchOrder] = deque()
         self.trees: dict[int, ProcessTree] = {}  # by launch
         self.tree_of_pid: dict[int, ProcessTree] = {}  # by the pid of the launch's own process, until that is reaped
@@ -59,6 +65,7 @@ class ForkServer:
             tree.end(None, time.monotonic())
         while self.trees:
             self._step()
+        self.groups.remove()
 
     def _step(self) -> None:
         for key, _ in self.selector.select(self._seconds_until_due()):
@@ -110,6 +117,7 @@ class ForkServer:
         try:
             for _ in range(3):
                 pipes += os.pipe()
+            mark, group = os.urandom(MARK_BYTES), self.groups.make(order.id, order.memory_mb)
             pid = os.fork()
         except OSError as error:
             for pipe in pipes:
@@ -118,10 +126,10 @@ class ForkServer:
             return
         read, write = (pipes[0], pipes[2], pipes[4]), (pipes[1], pipes[3], pipes[5])
         if pid == 0:
-            run_launch(order, *write, self.context)
+            run_launch(order, write, mark, self.context._replace(group=group))
         for pipe in write:
             os.close(pipe)
-        tree = ProcessTree(order, pid, read, conf.LAUNCH_OUTPUT_KB * 1024)
+        tree = ProcessTree(order, pid, read, conf.LAUNCH_OUTPUT_KB * 1024, mark, group)
         tree.register_pipes(self.selector)
         self.trees[order.id] = self.tree_of_pid[pid] = tree
 
@@ -148,7 +156,7 @@ class ForkServer:
 
     def _handle_due(self) -> None:
         """End launches whose time is over, and what is left of those that have ended; check all from time to time."""
-        now = time.monotonic()
+        now, cpu_seconds = time.monotonic(), time.process_time()
         due = [tree for tree in self.trees.values() if tree.due <= now]
         is_survey_due = now >= self.next_survey
         self._find_members(self.trees.values() if is_survey_due else due)
@@ -162,9 +170,11 @@ class ForkServer:
                 tree.kill_rest(now)
                 tree.due = now + KILL_INTERVAL_SECONDS
         if is_survey_due:
-            self._check_memory()
+            self._check_limits()
             self._report_starts()
-            pause = max(MIN_SURVEY_INTERVAL_SECONDS, (time.monotonic() - now) / MAX_SURVEY_SHARE)
+            # On a machine that is busy with others, what takes little work may take long.
+            pause = (time.process_time() - cpu_seconds) / MAX_SURVEY_SHARE
+            pause = min(max(MIN_SURVEY_INTERVAL_SECONDS, pause), MAX_SURVEY_INTERVAL_SECONDS)
             self.next_survey = now + pause
 
     def _is_gone(self, tree: ProcessTree, now: float) -> bool:
@@ -179,6 +189,8 @@ class ForkServer:
         for process in tree.members:
             self.launch_of.pop(process, None)
         self.channel.send("ended", tree.report())
+        if tree.group is not None:
+            cgroups.remove(tree.group)
 
     def _find_members(self, trees: Iterable[ProcessTree]) -> None:
         """Find the processes of these launches as they are now. Orphans that belong to no launch are killed."""
@@ -193,7 +205,8 @@ class ForkServer:
                 self._assign_orphan(pid, orphans)
         for tree in trees:
             descendants = procfs.descendants_of(tree.pid) if tree.exit_status is None else []
-            members = procfs.living_processes(descendants) | orphans.get(tree.order.id, set())
+            grouped = [pid for pid in pids_in(tree.group) if pid != tree.pid] if tree.group else []
+            members = procfs.living_processes([*descendants, *grouped]) | orphans.get(tree.order.id, set())
             for process in tree.members - members:
                 self.launch_of.pop(process, None)
             for process in members - tree.members:
@@ -225,17 +238,23 @@ class ForkServer:
         environment = procfs.environment_of(stat.process.pid)
         if not environment:
             return None
-        label = procfs.label_in(environment)
+        label = label_in(environment)
         return (label.launch if label and label.server == self.context.name else None) or NO_LAUNCH
 
     # --- Watching ------------------------------------------------------------------------------------------------
 
-    def _check_memory(self) -> None:
-        """End launches that use more memory than they may, each together with all that it has started."""
+    def _check_limits(self) -> None:
+        """End launches that use more memory than they may, or have more processes, each together with all that it has
+        started.
+        """
         for tree in self.trees.values():
             if tree.phase is not Phase.RUNNING:
                 continue
             pids = [tree.pid, *(process.pid for process in tree.members)]
+            if len(pids) > MAX_LAUNCH_PROCESSES:
+                tree.process_count = len(pids)
+                tree.end(EndCause.PROCESSES, time.monotonic())
+                continue
             if sum(map(procfs.resident_mb, pids)) <= tree.order.memory_mb:
                 continue
             tree.used_mb = sum(map(procfs.proportional_mb, pids))  # exact, and takes a while

@@ -7,31 +7,51 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 from celery import current_app
 from django.db import connections
 
-from handbell.common.child_process import adopt_orphans
+from handbell.common.child_process import adopt_orphans, end_with_peer, outlive_peer, set_owner
+from handbell.isolated.cgroups import LaunchGroups
 from handbell.isolated.child import ServerContext
 from handbell.isolated.fork_server import ForkServer
-from handbell.isolated.procfs import LABEL_VARIABLE
+from handbell.isolated.process_labels import LABEL_VARIABLE
 from handbell.isolated.protocol import Channel
 
 
 def main() -> None:
     """The program that `fork_client` starts: its arguments are a socket's descriptor and the modules to load."""
     adopt_orphans()
-    load_tasks(sys.argv[2:])
+    supervisor = socket.socket(fileno=int(sys.argv[1]))
+    with ends_with(supervisor):
+        load_tasks(sys.argv[2:])
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    server = ForkServer(channel, server_context())
+    channel = Channel(supervisor)
+    context = server_context()
+    server = ForkServer(channel, context, LaunchGroups(context.name))
     gc.collect()
     gc.freeze()  # so that a child's collector does not touch, and so copy, the memory that it shares with this process
     gc.disable()
     server.run()
+
+
+@contextmanager
+def ends_with(supervisor: socket.socket) -> Iterator[None]:
+    """Within the block, which does not look at the socket, this process ends when the supervisor's end is closed. The
+    supervisor says nothing before it hears "ready".
+    """
+    set_owner(supervisor, os.getpid())
+    end_with_peer(supervisor)
+    with suppress(BlockingIOError):  # nothing to read: it is open
+        supervisor.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        sys.exit()
+    yield
+    outlive_peer(supervisor)
 
 
 def server_context() -> ServerContext:

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from django.utils import timezone
 
 from handbell import states
+from handbell.arguments import require_key
 from handbell.errors import LaunchRefused
-from handbell.isolated import outcomes, procfs
-from handbell.isolated.procfs import ProcessLabel
+from handbell.isolated import outcomes
+from handbell.isolated.process_labels import ProcessLabel, label_of
 from handbell.models import Launch
 
 
@@ -19,9 +20,10 @@ def cancel(launch: int) -> str:
     Returns the state that it is in now.
 
     Raises:
+        TypeError: it is no primary key.
         LaunchRefused: there is no such launch, or it is over.
     """
-    found = Launch.objects.filter(pk=launch)
+    found = Launch.objects.filter(pk=require_key("launch", launch))
     if found.filter(status=states.QUEUED).update(
         status=states.CANCELLED,
         reason="cancelled before it began",
@@ -41,7 +43,7 @@ def survivors(launches: Iterable[Launch]) -> int:
     """Of how many of these launches the process still exists on this machine."""
     here = socket.gethostname()
     return sum(
-        procfs.label_of(launch.pid) == ProcessLabel(launch.supervisor, launch.pk)
+        label_of(launch.pid) == ProcessLabel(launch.fork_server, launch.pk)
         for launch in launches
         if launch.pid is not None and launch.host == here
     )

@@ -15,6 +15,8 @@ from handbell import states
 from handbell.common.child_process import describe_exit
 from handbell.common.codec import encode_error
 from handbell.errors import ProcessDied
+from handbell.isolated.cgroups import MAX_LAUNCH_PROCESSES
+from handbell.isolated.protocol import LaunchReport
 
 CANCELLED_ERROR = encode_error(TaskRevokedError("cancelled"))
 
@@ -67,6 +69,12 @@ def out_of_memory(used_mb: float, memory_mb: int, seconds: float, exit_status: i
     return LaunchOutcome(states.OUT_OF_MEMORY, reason, encode_error(MemoryError(reason)), None, code)
 
 
+def too_many_processes(count: int, seconds: float, exit_status: int) -> LaunchOutcome:
+    """It was killed because it had started more processes than it may."""
+    reason = f"killed after {seconds:.1f} s: it had {count:,} processes, and may have {MAX_LAUNCH_PROCESSES:,}"
+    return _died(states.FAILED, reason, os.waitstatus_to_exitcode(exit_status))
+
+
 def cancelled(seconds: float, exit_status: int) -> LaunchOutcome:
     """It was ended because somebody cancelled it."""
     code = os.waitstatus_to_exitcode(exit_status)
@@ -102,3 +110,16 @@ def _decoded(message: bytes) -> dict[str, Any]:
     except ValueError:  # it was killed while it wrote, or something else has written
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def without_content(report: LaunchReport, error: Exception) -> LaunchReport:
+    """What is recorded of a launch whose outcome the database does not take."""
+    reason = f"its outcome could not be stored: {type(error).__name__}"
+    return report._replace(
+        status=states.FAILED,
+        reason=reason,
+        result=encode_error(error),
+        traceback=None,
+        stdout="",
+        stderr="",
+    )

@@ -21,6 +21,11 @@ class CapturedOutput:
         if part:
             self._end = (self._end + part)[-self._max_half_bytes :]
 
+    def end_after(self, mark: bytes) -> bytes:
+        """What came after the last `mark`; nothing if there was none."""
+        _, found, rest = (self._beginning + self._end).rpartition(mark)
+        return rest if found else b""
+
     def __str__(self) -> str:
         left_out = self._total_bytes - len(self._beginning) - len(self._end)
         if not left_out:

@@ -6,16 +6,19 @@ import signal
 import time
 from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 
+from handbell.common import procfs
 from handbell.common.codec import storable
-from handbell.isolated import outcomes, procfs
+from handbell.common.procfs import ProcessIdentity
+from handbell.isolated import cgroups, outcomes
 from handbell.isolated.child import MAX_RESULT_CHARACTERS
 from handbell.isolated.output import CapturedOutput
-from handbell.isolated.procfs import ProcessIdentity
 from handbell.isolated.protocol import LaunchOrder, LaunchReport
 
 PIPE_READ_BYTES = 65536
 MAX_LAST_READS = 16  # of so many bytes: together, more than a pipe holds
+MAX_MEMBERS_KILLED_ONE_BY_ONE = 16
 MAX_KILL_SECONDS = 5.0  # what is still there then cannot be killed yet
 
 
@@ -32,6 +35,7 @@ class EndCause(Enum):
 
     DEADLINE = "deadline"
     MEMORY = "memory"
+    PROCESSES = "processes"
     CANCELLED = "cancelled"
     STOPPED = "stopped"
 
@@ -39,12 +43,21 @@ class EndCause(Enum):
 class ProcessTree:
     """A launch from its fork to the end of everything that it started.
 
-    `pipes` are the read ends of its standard output, its standard error and its result. Times without `_at` in their
+    `pipes` are the read ends of its standard output, its standard error and its outcome, which comes after `mark`.
+    `group` is its control group, if it has one. Times without `_at` in their
     name are of the monotonic clock.
     """
 
-    def __init__(self, order: LaunchOrder, pid: int, pipes: tuple[int, int, int], max_output_bytes: int) -> None:
-        self.order, self.pid = order, pid
+    def __init__(
+        self,
+        order: LaunchOrder,
+        pid: int,
+        pipes: tuple[int, int, int],
+        max_output_bytes: int,
+        mark: bytes,
+        group: Path | None,
+    ) -> None:
+        self.order, self.pid, self.mark, self.group = order, pid, mark, group
         self.started, self.started_at = time.monotonic(), time.time()
         self.deadline = self.started + order.timeout
         self.phase = Phase.RUNNING
@@ -52,6 +65,7 @@ class ProcessTree:
         self.was_killed = False
         self.exit_status: int | None = None  # of its own process, once that is reaped
         self.used_mb = 0.0
+        self.process_count = 0  # when it was ended because there were too many
         self.ended_after_seconds = 0.0
         self.due = self.deadline  # when the fork server is to look at it again
         self.start_reported = False
@@ -102,7 +116,7 @@ class ProcessTree:
         if self.phase is not Phase.RUNNING:
             return
         self.end_cause, self.ended_after_seconds = cause, now - self.started
-        if cause in {EndCause.MEMORY, None}:
+        if cause in {EndCause.MEMORY, EndCause.PROCESSES, None}:
             self._begin_killing(now)
         else:
             grace = self.order.grace
@@ -123,13 +137,18 @@ class ProcessTree:
         if self.phase is Phase.TERMINATING:
             self.was_killed = True
             self._begin_killing(now)
+        if self.group is not None:
+            cgroups.kill(self.group)
+        elif len(self.members) > MAX_MEMBERS_KILLED_ONE_BY_ONE:
+            self._signal_all(signal.SIGSTOP)  # first, so that none of them starts others meanwhile
         self._signal_all(signal.SIGKILL)
 
     def is_gone(self, now: float) -> bool:
         """Whether nothing is left of it; or what is left cannot be killed, because the kernel is busy with it."""
         if self.exit_status is None:
             return False
-        return not self.members or now - self.killing_since > MAX_KILL_SECONDS
+        is_empty = not self.members and not (self.group and cgroups.pids_in(self.group))
+        return is_empty or now - self.killing_since > MAX_KILL_SECONDS
 
     def _begin_killing(self, now: float) -> None:
         self.phase, self.due, self.killing_since = Phase.KILLING, now, now
@@ -170,8 +189,16 @@ class ProcessTree:
             return outcomes.timed_out(order.timeout, was_killed=self.was_killed, exit_status=status)
         if self.end_cause is EndCause.MEMORY:
             return outcomes.out_of_memory(self.used_mb, order.memory_mb, seconds, status)
+        if self.end_cause is EndCause.PROCESSES:
+            return outcomes.too_many_processes(self.process_count, seconds, status)
         if self.end_cause is EndCause.CANCELLED:
             return outcomes.cancelled(seconds, status)
         if self.end_cause is EndCause.STOPPED:
             return outcomes.stopped(seconds, status)
-        return outcomes.ended_by_itself(status, str(self._outputs[2]).encode(), seconds)
+        return self._outcome_of_its_own(seconds, status)
+
+    def _outcome_of_its_own(self, seconds: float, status: int) -> outcomes.LaunchOutcome:
+        """Nobody here has ended it; but the kernel may have."""
+        if self.group is not None and cgroups.was_out_of_memory(self.group):
+            return outcomes.out_of_memory(self.order.memory_mb, self.order.memory_mb, seconds, status)
+        return outcomes.ended_by_itself(status, self._outputs[2].end_after(self.mark), seconds)

@@ -1,44 +1,51 @@
-"""The statements of a supervisor: claim what is queued, renew the claims, record the outcomes."""
+"""The statements of a supervisor: claim what is queued, look at the claims, record the outcomes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from handbell import states
+from handbell.common.databases import durable_transaction
 from handbell.common.doorbell import adapt_datetime
-from handbell.common.leases import lease_end
 from handbell.isolated.protocol import LaunchOrder, LaunchReport
 from handbell.models import Launch
 
 # The states are literals, not parameters, so that both databases see that the partial indexes apply.
 _CLAIM = """
-    UPDATE handbell_launch SET status = 'running', supervisor = %s, host = %s, started_at = %s, lease_expires_at = %s
+    UPDATE handbell_launch SET status = 'running', claimed_by = %s, claim_token = %s, fork_server = %s, host = %s,
+           started_at = %s
     WHERE id IN (SELECT id FROM handbell_launch WHERE status = 'queued' ORDER BY id LIMIT %s {lock})
     RETURNING id, task_id, task, arguments, timeout, grace, memory_mb
-"""
-_RENEW = """
-    UPDATE handbell_launch SET lease_expires_at = %s WHERE supervisor = %s AND status = 'running' RETURNING id
 """
 _ENDED = """
     status = {0}status, reason = {0}reason, result = {0}result, traceback = {0}traceback, stdout = {0}stdout,
     stderr = {0}stderr, exit_code = {0}exit_code, pid = {0}pid, started_at = {0}started_at,
-    finished_at = {0}finished_at, lease_expires_at = NULL
+    finished_at = {0}finished_at, claimed_by = '', claim_token = NULL
 """
 _FINISH_MANY_POSTGRES = f"""
     UPDATE handbell_launch AS l SET {_ENDED.format("done.")}
     FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[],
-                %s::int[], %s::timestamptz[], %s::timestamptz[])
-         AS done(id, status, reason, result, traceback, stdout, stderr, exit_code, pid, started_at, finished_at)
-    WHERE l.id = done.id AND l.supervisor = %s AND l.status = 'running'
+                %s::int[], %s::timestamptz[], %s::timestamptz[], %s::bigint[])
+         AS done(id, status, reason, result, traceback, stdout, stderr, exit_code, pid, started_at, finished_at, token)
+    WHERE l.id = done.id AND l.claim_token = done.token AND l.status = 'running'
 """
 _FINISH_ONE = """
     UPDATE handbell_launch SET status = %s, reason = %s, result = %s, traceback = %s, stdout = %s, stderr = %s,
-           exit_code = %s, pid = %s, started_at = %s, finished_at = %s, lease_expires_at = NULL
-    WHERE id = %s AND supervisor = %s AND status = 'running'
+           exit_code = %s, pid = %s, started_at = %s, finished_at = %s, claimed_by = '', claim_token = NULL
+    WHERE id = %s AND claim_token = %s AND status = 'running'
 """
+_ORDER_COLUMNS = LaunchOrder._fields
+
+
+class Claimant(NamedTuple):
+    """Who claims: the id in the registry of owners, the name of its fork server, and its machine."""
+
+    owner: str
+    fork_server: str
+    host: str
 
 
 def has_queued_launches() -> bool:
@@ -46,45 +53,50 @@ def has_queued_launches() -> bool:
     return Launch.objects.filter(status=states.QUEUED).exists()
 
 
-def claim_launches(supervisor: str, host: str, limit: int) -> list[LaunchOrder]:
-    """Make up to `limit` launches the supervisor's, in their order. From here on nobody else starts them."""
-    now, lock = timezone.now(), "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
-    with connection.cursor() as cursor:
+def claim_launches(claimant: Claimant, token: int, limit: int) -> list[LaunchOrder]:
+    """Claim up to `limit` launches, in their order, under this token. From here on nobody else starts them."""
+    lock = "FOR UPDATE SKIP LOCKED" if connection.vendor == "postgresql" else ""
+    with durable_transaction(), connection.cursor() as cursor:
+        now = adapt_datetime(timezone.now())
         cursor.execute(
-            _CLAIM.format(lock=lock), (supervisor, host, adapt_datetime(now), adapt_datetime(lease_end()), limit)
+            _CLAIM.format(lock=lock), (claimant.owner, token, claimant.fork_server, claimant.host, now, limit)
         )
         return sorted(map(LaunchOrder._make, cursor.fetchall()))
 
 
-def finish_launches(supervisor: str, reports: Sequence[LaunchReport]) -> None:
-    """Record the outcomes of launches, except those that the supervisor has lost its claim on."""
+def claimed_launches(token: int) -> list[LaunchOrder]:
+    """What was claimed under this token, if the answer to the claim was lost."""
+    rows = Launch.objects.filter(claim_token=token, status=states.RUNNING).order_by("id")
+    return [LaunchOrder(*row) for row in rows.values_list(*_ORDER_COLUMNS)]
+
+
+def finish_launches(reports: Sequence[tuple[LaunchReport, int]]) -> None:
+    """Record the outcomes of launches, each with the token of its claim, except those whose claim does not hold any
+    more.
+    """
     rows = [
         report._replace(started_at=_timestamp(report.started_at), finished_at=_timestamp(report.finished_at))
-        for report in reports
+        for report, _ in reports
     ]
-    with connection.cursor() as cursor:
+    tokens = [token for _, token in reports]
+    with transaction.atomic(), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(_FINISH_MANY_POSTGRES, (*map(list, zip(*rows, strict=True)), supervisor))
+            cursor.execute(_FINISH_MANY_POSTGRES, (*map(list, zip(*rows, strict=True)), tokens))
         else:
-            cursor.executemany(_FINISH_ONE, [(*row[1:], row.id, supervisor) for row in rows])
+            cursor.executemany(
+                _FINISH_ONE, [(*row[1:], row.id, token) for row, token in zip(rows, tokens, strict=True)]
+            )
 
 
-def renew_claims(supervisor: str) -> set[int]:
-    """Renew the lease of every launch that the supervisor has claimed; which ones these are."""
-    with connection.cursor() as cursor:
-        cursor.execute(_RENEW, (adapt_datetime(lease_end()), supervisor))
-        return {int(row[0]) for row in cursor.fetchall()}
+def claims_of(owner: str) -> dict[int, int | None]:
+    """The tokens of all launches that this owner has claimed, by their primary keys."""
+    claimed = Launch.objects.filter(claimed_by=owner, status=states.RUNNING)
+    return dict(claimed.values_list("pk", "claim_token"))
 
 
-def requeue_launches(supervisor: str, launches: Collection[int]) -> None:
-    """Let launches that the supervisor has claimed, and for certain not started, be claimed again."""
-    claimed = Launch.objects.filter(supervisor=supervisor, status=states.RUNNING, pk__in=launches)
-    claimed.update(status=states.QUEUED, supervisor="", host="", started_at=None, lease_expires_at=None)
-
-
-def cancel_requests(supervisor: str) -> list[int]:
-    """Those of the supervisor's launches that somebody has asked to be cancelled."""
-    claimed = Launch.objects.filter(supervisor=supervisor, status=states.RUNNING)
+def cancel_requests(owner: str) -> list[int]:
+    """Those of this owner's launches that somebody has asked to be cancelled."""
+    claimed = Launch.objects.filter(claimed_by=owner, status=states.RUNNING)
     return list(claimed.filter(cancel_requested=True).values_list("pk", flat=True))
 
 

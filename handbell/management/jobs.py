@@ -10,7 +10,7 @@ from handbell.management.base import ListingSubcommand, add_json_option, add_lim
 from handbell.management.output import print_facts, print_json, print_table
 from handbell.models import JobRow
 from handbell.parallel.job import Job
-from handbell.retention import delete_in_batches
+from handbell.retention import delete_jobs
 
 LISTED_JOBS = 30
 JOB_ACTIONS: dict[str, tuple[Callable[[Job], None], str, str]] = {
@@ -71,7 +71,7 @@ class JobsCommand(ListingSubcommand):
         elif action == "delete":
             if not job.finished:
                 raise JobRefused(f"Job {job.pk} is {job.status}. Cancel it first.")
-            delete_in_batches(Job.objects.filter(pk=job.pk))
+            delete_jobs(Job.objects.filter(pk=job.pk))
             self.stdout.write(f"Job {job.pk} is deleted.")
         else:
             steer, _, done = JOB_ACTIONS[action]
@@ -79,7 +79,7 @@ class JobsCommand(ListingSubcommand):
             self.stdout.write(f"Job {job.pk} {done}.")
 
     def _show(self, job: Job, *, as_json: bool) -> None:
-        facts = {**job_as_json(job), "value": job.value}
+        facts = {**job_as_json(job), "value": job.value, "problem": job.problem}
         if as_json:
             print_json(self.stdout, {**facts, "error": job.error})
         else:

@@ -40,6 +40,13 @@ def database_problem(error: DatabaseError) -> str:
     )
 
 
+def read_only_problem(error: DatabaseError) -> str:
+    return (
+        f"The ledger can be read, but not written ({str(error).strip()}). Make the database writable, or point "
+        "DATABASE_URL to one that is: until then no call is taken and no work is done."
+    )
+
+
 def print_table(file: Any, headings: Sequence[str], numbers: Collection[str], rows: Iterable[Sequence[str]]) -> None:
     """A table whose columns are those headings, the `numbers` among them to the right."""
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -18,6 +18,8 @@ EXIT_SECONDS = 1.0  # for a worker that has given back what it did not finish
 BROKER_STOP_SECONDS = 2.0
 MAX_RESTART_PAUSE_SECONDS = 30.0
 STABLE_SECONDS = 10.0
+LAST_LINES_SECONDS = 0.5  # for what a process wrote before it ended
+MAX_LINE_BYTES = 1024 * 1024
 
 Say = Callable[[str, str], None]
 
@@ -30,6 +32,7 @@ class ProcessManager:
         self.say = say
         self.folder = folder
         self.running: dict[str, asyncio.subprocess.Process] = {}
+        self.relays: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
         self.hurry = asyncio.Event()
 
@@ -46,6 +49,8 @@ class ProcessManager:
         await self._end([name for name in self.running if name not in last], seconds)
         await self._end(last, BROKER_STOP_SECONDS)
         await asyncio.gather(*tasks)
+        for relay in self.relays:
+            relay.cancel()
 
     async def _keep_running(self, process: ManagedProcess) -> None:
         pause = 1.0
@@ -65,35 +70,46 @@ class ProcessManager:
                 continue
 
     async def _run_once(self, process: ManagedProcess) -> str:
-        child = await asyncio.create_subprocess_exec(
-            *process.command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment(process.environment),
-            cwd=self.folder,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-            limit=1024 * 1024,
-        )
+        output, its_output = os.pipe()  # asyncio's own pipe keeps Process.wait() until everybody has closed it
+        relay = asyncio.create_task(self._relay(process.name, output))
+        self.relays.add(relay)
+        relay.add_done_callback(self.relays.discard)
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *process.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=its_output,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment(process.environment),
+                cwd=self.folder,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        finally:
+            os.close(its_output)
         self.running[process.name] = child
-        reader = asyncio.create_task(self._relay(process.name, child))
         code = await child.wait()
         _kill_group(child.pid)  # a pool's processes do not outlive the worker they belong to
-        await reader
+        await asyncio.wait([relay], timeout=LAST_LINES_SECONDS)  # what has a session of its own may go on writing
         del self.running[process.name]
         return describe_exit(code)
 
-    async def _relay(self, name: str, child: asyncio.subprocess.Process) -> None:
-        assert child.stdout is not None
-        while True:
-            try:
-                line = await child.stdout.readline()
-            except ValueError:  # a line longer than the limit: what is left of it comes next
-                continue
-            if not line:
-                return
-            self.say(name, line.decode(errors="replace").rstrip())
+    async def _relay(self, name: str, output: int) -> None:
+        """Say what is written into the pipe, until everybody who can has closed it."""
+        lines = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(output, "rb", buffering=0)
+        )
+        try:
+            while not lines.at_eof():
+                try:
+                    line = await lines.readline()
+                except ValueError:  # a line longer than the limit: what is left of it comes next
+                    continue
+                if line:
+                    self.say(name, line.decode(errors="replace").rstrip())
+        finally:
+            pipe.close()
 
     async def _end(self, names: Sequence[str], seconds: float) -> None:
         children = {name: self.running[name] for name in names if name in self.running}

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import find_spec
 
 from django.conf import settings
@@ -83,17 +82,13 @@ def flower(port: int, credentials: str) -> ManagedProcess:
 
 
 def web(host: str, port: int) -> ManagedProcess:
-    """gunicorn; or Django's development server, where DEBUG is on (it serves static files) or gunicorn is missing."""
+    """waitress; or Django's development server, where DEBUG is on (it serves static files) or waitress is missing."""
     application = settings.WSGI_APPLICATION
-    if settings.DEBUG or not application or find_spec("gunicorn") is None:
+    if settings.DEBUG or not application or find_spec("waitress") is None:
         command = manage("runserver", "--noreload", f"{host}:{port}")
         return ManagedProcess("web", command, "pages and admin, by Django's development server")
-    module, _, name = application.rpartition(".")
-    options = [f"--bind={host}:{port}", "--threads=8", "--graceful-timeout=3", "--log-level=warning"]
-    if "control_socket_disable" in import_module("gunicorn.config").make_settings():  # newer versions only
-        options.append("--no-control-socket")
-    command = [sys.executable, "-m", "gunicorn", f"{module}:{name}", *options]
-    return ManagedProcess("web", command, "pages and admin, by gunicorn")
+    command = [sys.executable, "-m", "handbell.management.web_server", host, str(port), application]
+    return ManagedProcess("web", command, "pages and admin, by waitress")
 
 
 def has_flower() -> bool:

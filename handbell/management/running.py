@@ -2,10 +2,14 @@
 
 import fcntl
 import json
-from dataclasses import asdict, dataclass
+import os
+import socket
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+from handbell.common.private_files import make_private_folder
+from handbell.common.process_id import machine_id
 from handbell.conf import conf
 
 
@@ -13,11 +17,18 @@ from handbell.conf import conf
 class RunningSystem:
     """What `up` says of itself: its process, its addresses, and whether every part has answered."""
 
-    pid: int
+    pid: int = field(default_factory=os.getpid)
+    machine: str = field(default_factory=machine_id)
+    host: str = field(default_factory=socket.gethostname)
     web: str | None = None
     flower: str | None = None
     workers: int = 0
     ready: bool = False
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether its pid means something here: two containers, or machines, may share the folder."""
+        return self.machine == machine_id()
 
 
 class UpLock:
@@ -29,7 +40,7 @@ class UpLock:
 
     def acquire(self) -> bool:
         """Whether no other `up` runs; from then on this one does."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.path.parent)
         file = self.path.open("a+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -60,32 +60,59 @@ class StatusCommand(Subcommand):
 def as_json(status: SystemStatus) -> dict[str, Any]:
     return {
         "up": asdict(status.up) if status.up else None,
-        "database": {"address": status.database, "answers": status.database_answers},
+        "database": {
+            "address": status.database,
+            "answers": status.database_answers,
+            "takes_writes": status.database_takes_writes,
+        },
         "broker": {"address": status.broker, "answers": status.broker_answers},
         "workers": [{"name": name, "queues": queues} for name, queues in status.workers.items()],
         "queues": [asdict(queue) for queue in status.queues],
         "lanes": [lane_as_json(lane) for lane in status.lanes],
         "jobs": [job_as_json(job) for job in status.jobs],
         "launches": status.launches,
+        "launch_fences": status.launch_fences,
         "problems": status.problems,
     }
 
 
 def _facts(status: SystemStatus) -> dict[str, str]:
-    workers = len(status.workers)
     running, queued = status.launches[states.RUNNING], status.launches[states.QUEUED]
     active = [job for job in status.jobs if job.status == states.RUNNING and not job.paused]
     jobs = "".join(f"; {job.name} ({job.pk}) {job.done:,} of {job.total:,}" for job in active)
     waiting = len(status.jobs) - len(active)
     return {
         "system": _up(status),
-        "database": f"{status.database}: {'answers' if status.database_answers else 'cannot be used'}",
-        "broker": f"{status.broker}: {'answers' if status.broker_answers else 'does not answer'}",
-        "workers": f"{workers} {'answers' if workers == 1 else 'answer'}",
+        "database": f"{status.database}: {_database(status)}",
+        "broker": f"{status.broker}: {_broker(status)}",
+        "workers": _workers(status),
         "lanes": _lanes(status),
         "jobs": f"{len(active)} running, {waiting} queued or paused{jobs}",
-        "launches": f"{running:,} running, {queued:,} queued",
+        "launches": f"{running:,} running, {queued:,} queued{_fences(status)}",
     }
+
+
+def _database(status: SystemStatus) -> str:
+    if not status.database_answers:
+        return "cannot be used"
+    return "answers" if status.database_takes_writes else "can only be read"
+
+
+def _broker(status: SystemStatus) -> str:
+    if status.broker_answers:
+        return "answers"
+    return "takes no messages" if status.broker_refuses else "does not answer"
+
+
+def _workers(status: SystemStatus) -> str:
+    number = len(status.workers)
+    if status.workers_are_asked:
+        return f"{number} {'answers' if number == 1 else 'answer'}"
+    return f"{number} registered as alive; Celery's remote control is off, so none is asked"
+
+
+def _fences(status: SystemStatus) -> str:
+    return f"; held together by {', or '.join(status.launch_fences)}" if status.launch_fences else ""
 
 
 def _up(status: SystemStatus) -> str:
@@ -93,7 +120,8 @@ def _up(status: SystemStatus) -> str:
     if up is None:
         return "`handbell up` does not run in this folder"
     web = f", pages at {up.web}" if up.web else ""
-    return f"`handbell up` runs as process {up.pid}{web}{'' if up.ready else ', not ready yet'}"
+    process = f"process {up.pid}" if up.is_on_this_machine else f"process {up.pid} of {up.host}"
+    return f"`handbell up` runs as {process}{web}{'' if up.ready else ', not ready yet'}"
 
 
 def _lanes(status: SystemStatus) -> str:

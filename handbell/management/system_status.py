@@ -5,20 +5,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from celery import current_app
-from django.db import DatabaseError
+from django.db import DatabaseError, transaction
 from django.db.models import Count, Min, Q
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 
 from handbell import states
-from handbell.common.broker import require_broker
-from handbell.common.leases import lease
+from handbell.common.broker import broker_errors, require_broker
 from handbell.embedded.broker import embedded_broker
-from handbell.errors import BrokerUnavailable
+from handbell.errors import BrokerRefuses, BrokerUnavailable
 from handbell.management.addresses import broker_address, database_address, uses_embedded_broker
-from handbell.management.output import database_problem
+from handbell.management.live_workers import live_workers
+from handbell.management.output import database_problem, read_only_problem
 from handbell.management.running import RunningSystem, running_system
-from handbell.models import Call, JobRow, Launch, Worker
+from handbell.models import Call, JobRow, Launch, Owner
 from handbell.queues import ISOLATED, SERIAL, queue_names
 from handbell.serial.lanes import LaneOverview, overview
 
@@ -52,12 +51,16 @@ class SystemStatus:
     up: RunningSystem | None = None
     database: str = ""
     database_answers: bool = False
+    database_takes_writes: bool = False
     broker: str = ""
     broker_answers: bool = False
+    broker_refuses: bool = False
+    workers_are_asked: bool = True
     workers: dict[str, list[str]] = field(default_factory=dict)
     queues: list[QueueStatus] = field(default_factory=list)
     lanes: list[LaneOverview] = field(default_factory=list)
     jobs: list[JobRow] = field(default_factory=list)
+    launch_fences: list[str] = field(default_factory=list)
     launches: dict[str, int] = field(default_factory=lambda: {states.QUEUED: 0, states.RUNNING: 0})
     problems: list[str] = field(default_factory=list)
 
@@ -66,17 +69,24 @@ def system_status() -> SystemStatus:
     """The status now. The ledger is read and the workers are asked. Nothing is started and nothing is raised: what does
     not answer is listed among the problems.
     """
-    status = SystemStatus(up=running_system(), database=database_address(), broker=broker_address())
-    problem = _broker_problem()
+    status = SystemStatus(
+        up=running_system(),
+        database=database_address(),
+        broker=broker_address(),
+        workers_are_asked=current_app.conf.worker_enable_remote_control,
+    )
+    problem = _ask_broker(status)
     status.broker_answers = problem is None
-    if problem is None:
-        status.workers = _workers_that_answer()
+    if problem is None or not status.workers_are_asked:
+        status.workers = _workers(status)
     status.queues = [QueueStatus(name) for name in queue_names()]
     try:
         _read_ledger(status)
         status.database_answers = True
     except DatabaseError as error:
         status.problems.append(database_problem(error))
+    else:
+        _try_to_write(status)
     for queue in status.queues:
         queue.workers = [worker for worker, taken in status.workers.items() if queue.name in taken]
     status.problems += [problem] if problem else _worker_problems(status)
@@ -90,9 +100,11 @@ def _read_ledger(status: SystemStatus) -> None:
     status.jobs = list(JobRow.objects.defer("value_json", "stages", "error").filter(active)[:MAX_LISTED_JOBS])
     launches = Launch.objects.filter(active).order_by()
     status.launches |= dict(launches.values_list("status").annotate(Count("pk")))
+    fences = Owner.objects.exclude(launch_fence="").values_list("launch_fence", flat=True)
+    status.launch_fences = sorted(set(fences))
     queues = {queue.name: queue for queue in status.queues}
     is_scheduled = Q(sent_at=None, send_after__gt=timezone.now() + SOON)
-    counted = Call.objects.filter(worker="").order_by().values("queue")
+    counted = Call.objects.filter(claimed_by="").order_by().values("queue")
     for row in counted.annotate(
         waiting=Count("pk", filter=~is_scheduled),
         since=Min("enqueued_at", filter=~is_scheduled),
@@ -109,33 +121,57 @@ def _read_ledger(status: SystemStatus) -> None:
     queues[ISOLATED].add(status.launches[states.QUEUED], since)
 
 
-def _broker_problem() -> str | None:
-    if uses_embedded_broker() and not embedded_broker().answers():  # to connect would start it
+def _try_to_write(status: SystemStatus) -> None:
+    """An UPDATE of no rows changes nothing, and is refused wherever any other would be."""
+    try:
+        with transaction.atomic():
+            Owner.objects.filter(pk="").update(beats=0)
+        status.database_takes_writes = True
+    except DatabaseError as error:
+        status.problems.append(read_only_problem(error))
+
+
+def _ask_broker(status: SystemStatus) -> str | None:
+    """What is wrong with the broker."""
+    if uses_embedded_broker() and not embedded_broker().runs():  # to connect would start it
         return "The embedded broker does not run. `manage.py handbell up` starts it, together with everything else."
     try:
         require_broker()
     except BrokerUnavailable as error:
+        status.broker_refuses = isinstance(error, BrokerRefuses)
         return str(error)
     return None
+
+
+def _workers(status: SystemStatus) -> dict[str, list[str]]:
+    """The queues of each worker: of those that answer, or where nobody can ask them, of those that live."""
+    if status.workers_are_asked:
+        return _workers_that_answer()
+    try:
+        return live_workers()
+    except DatabaseError:
+        return {}
 
 
 def _workers_that_answer() -> dict[str, list[str]]:
     """The queues of each worker that answers. Once as many have answered as are registered, no more are waited for."""
     try:
-        registered = Worker.objects.filter(seen_at__gte=timezone.now() - lease()).count()
+        registered = Owner.objects.filter(kind=Owner.WORKER).count()
     except DatabaseError:
         registered = 0
     try:
-        inspect = current_app.control.inspect(timeout=ANSWER_SECONDS, limit=registered or None)
-        answers = inspect.active_queues() or {}
-    except (OperationalError, OSError):
+        with broker_errors():
+            inspect = current_app.control.inspect(timeout=ANSWER_SECONDS, limit=registered or None)
+            answers = inspect.active_queues() or {}
+    except BrokerUnavailable:
         return {}
     return {name: sorted(queue["name"] for queue in queues) for name, queues in sorted(answers.items())}
 
 
 def _worker_problems(status: SystemStatus) -> Iterator[str]:
     if not status.workers:
-        yield "No worker answers. `manage.py handbell up` starts one for each queue."
+        none = "No worker answers" if status.workers_are_asked else "No worker is registered as alive"
+        yield f"{none}. `manage.py handbell up` starts one for each queue."
         return
     for queue in status.queues:
         if not queue.workers:

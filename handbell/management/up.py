@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from celery import current_app
@@ -13,25 +14,28 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connections
 from django.urls import NoReverseMatch, reverse
-from kombu.exceptions import OperationalError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from handbell.common.broker import require_broker
+from handbell.common.broker import broker_errors, require_broker
 from handbell.common.child_process import die_with_parent, working_directory
+from handbell.common.process_id import is_dead
 from handbell.conf import conf
 from handbell.embedded.broker import embedded_broker
+from handbell.errors import BrokerRefuses, BrokerUnavailable
 from handbell.management import first_start, process_table
 from handbell.management.addresses import broker_address, database_address, uses_embedded_broker
 from handbell.management.base import Subcommand
 from handbell.management.process_manager import ProcessManager
 from handbell.management.process_table import ManagedProcess
 from handbell.management.running import RunningSystem, UpLock, running_system
+from handbell.models import Owner
 
 #: Tells everything that `up` runs where its web server listens.
 WEB_ADDRESS_VARIABLE = "HANDBELL_WEB_ADDRESS"
 BROKER_ANSWER_SECONDS = 3
+NOT_YET = "not every part answers"
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright_green", "bright_magenta")
 
 
@@ -66,12 +70,8 @@ class UpCommand(Subcommand):
             die_with_parent()
         lock = UpLock()
         if not lock.acquire():
-            other = running_system()
-            where = f" at {other.web}" if other and other.web else ""
-            raise CommandError(
-                f"The system is already running{where} (process {other.pid if other else 'unknown'}). "
-                "Stop it with Ctrl-C there, or set HANDBELL_DATA_DIR to another folder to run a second one."
-            )
+            raise CommandError(_already_running(running_system()))
+        lock.write(RunningSystem())
         try:
             self._start(lock, options)
         finally:
@@ -79,7 +79,7 @@ class UpCommand(Subcommand):
 
     def _start(self, lock: UpLock, options: dict[str, Any]) -> None:
         names = _names(options["workers"])
-        running = RunningSystem(pid=os.getpid())
+        running = RunningSystem()
         if not options["no_web"]:
             options["port"] = _free_port(options["host"], options["port"], "--port")
             running.web = f"http://{options['host']}:{options['port']}"
@@ -112,11 +112,15 @@ class UpCommand(Subcommand):
         readiness.cancel()
 
     async def _say_when_ready(self, lock: UpLock, running: RunningSystem, say: Any) -> None:
-        while not await asyncio.to_thread(_everything_answers, running):
+        said = ""
+        while problem := await asyncio.to_thread(_why_not_ready, running):
+            if problem not in (said, NOT_YET):
+                said = problem
+                say("up", f"not ready yet: {problem}")
             await asyncio.sleep(0.2)
         running.ready = True
         lock.write(running)
-        say("up", f"ready: {running.workers} workers answer" + (f", pages at {running.web}" if running.web else ""))
+        say("up", f"ready: {running.workers} workers run" + (f", pages at {running.web}" if running.web else ""))
 
     def _print_summary(self, parts: Sequence[ManagedProcess], running: RunningSystem, password: str | None) -> None:
         table = Table(title="What runs here", title_justify="left", title_style="bold", box=None, pad_edge=False)
@@ -138,6 +142,18 @@ class UpCommand(Subcommand):
         self.console.print("\nCtrl-C stops everything.\n")
 
 
+def _already_running(other: RunningSystem | None) -> str:
+    where = f" at {other.web}" if other and other.web else ""
+    if other is None or other.is_on_this_machine:
+        process, stop = f" (process {other.pid if other else 'unknown'})", "Stop it with Ctrl-C there"
+    else:
+        process, stop = f" in another container or on another machine, {other.host}, with this folder", "Stop it there"
+    return (
+        f"The system is already running{where}{process}. "
+        f"{stop}, or set HANDBELL_DATA_DIR to another folder to run a second one."
+    )
+
+
 def _names(text: str) -> list[str]:
     names = [name.strip().removesuffix("@") for name in text.split(",") if name.strip()]
     wrong = [name for name in names if not name.replace("-", "").replace("_", "").isalnum()]
@@ -152,7 +168,8 @@ def _parts(options: dict[str, Any], names: Sequence[str]) -> list[ManagedProcess
         embedded_broker().hold()
         parts.append(process_table.broker())
     else:
-        require_broker(BROKER_ANSWER_SECONDS)
+        with suppress(BrokerRefuses):  # what runs waits until it is no longer full
+            require_broker(BROKER_ANSWER_SECONDS)
     if not options["no_workers"]:
         parts += process_table.workers(names)
     if not options["no_beat"]:
@@ -196,13 +213,28 @@ def _free_port(host: str, port: int, option: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def _everything_answers(running: RunningSystem) -> bool:
+def _why_not_ready(running: RunningSystem) -> str:
+    """ "" once everything answers; a sentence if more than time is needed."""
     try:
         if running.web:
             host, _, port = running.web.removeprefix("http://").rpartition(":")
             socket.create_connection((host, int(port)), timeout=2).close()
-        if running.workers:
-            return len(current_app.control.ping(timeout=0.7) or []) >= running.workers
-    except (OSError, OperationalError):
-        return False
-    return True
+        if not running.workers:
+            return ""
+        require_broker()
+        with broker_errors():
+            return "" if _workers_that_run() >= running.workers else NOT_YET
+    except BrokerRefuses as refusal:
+        return str(refusal)
+    except (OSError, BrokerUnavailable, DatabaseError):
+        return NOT_YET
+    finally:
+        connections.close_all()
+
+
+def _workers_that_run() -> int:
+    """Those that answer; where Celery's remote control is switched off, those that have registered themselves."""
+    if current_app.conf.worker_enable_remote_control:
+        return len(current_app.control.ping(timeout=0.7) or [])
+    registered = Owner.objects.filter(kind=Owner.WORKER).values_list("pk", flat=True)
+    return sum(not is_dead(process) for process in registered)

@@ -6,8 +6,9 @@ from handbell.models.job import Block, Chunk, ItemFailure, JobRow
 from handbell.models.lane import Lane, LaneCount, lane_of
 from handbell.models.launch import Launch
 from handbell.models.operation import Operation
+from handbell.models.owner import Owner
 from handbell.models.serial import SerialModel, outside_lanes
-from handbell.models.worker import Worker
+from handbell.models.sweeper_turn import SweeperTurn
 
 __all__ = [
     "Block",
@@ -20,8 +21,9 @@ __all__ = [
     "LaneCount",
     "Launch",
     "Operation",
+    "Owner",
     "SerialModel",
-    "Worker",
+    "SweeperTurn",
     "lane_of",
     "outside_lanes",
 ]

@@ -15,12 +15,14 @@ class JobRow(models.Model):
     """Tasks applied to every item of a source. Callers use the proxy `Job` of handbell.parallel.job.
 
     Source: items have indexes from 0. `total` counts those that have arrived; all before `claimed` are in chunks.
-    `source` is {"range": [start, stop, step]}, or empty if the items are in blocks. `source_seen_at` is when whoever
-    reads the source last showed that it is still there.
+    `source` is {"range": [start, stop, step]}, or empty if the items are in blocks. Whoever reads the source has
+    `source_token`, and changes `source_beats` to show that it is still there.
 
     Work: `stages` is [[task, args, kwargs], …], `reducer` and `saver` are import paths, and `callbacks` are signatures.
     `last_size` is the number of items in the newest chunk. `runs` counts how often the job has finished, which is more
     than once after a retry.
+
+    End: `claimed_by` is the process that folds the results of the chunks, under `claim_token`.
 
     Doorbell: `ring_token` is the number of the message that may claim a chunk; messages with another number do nothing.
     `no_ring_pending` says that no message is on its way. `ring_attempts` counts how often it was sent again.
@@ -46,7 +48,10 @@ class JobRow(models.Model):
     source_state = models.CharField(
         max_length=11, default=COMPLETE, choices=[(word, word) for word in (COMPLETE, ARRIVING, INTERRUPTED)]
     )
-    source_seen_at = models.DateTimeField(null=True)
+    source_token = models.BigIntegerField(null=True)
+    source_beats = models.BigIntegerField(default=0)
+    claimed_by = models.CharField(max_length=255, default="")
+    claim_token = models.BigIntegerField(null=True)
     total = models.BigIntegerField(default=0)
     claimed = models.BigIntegerField(default=0)
     succeeded = models.BigIntegerField(default=0)
@@ -79,6 +84,8 @@ class JobRow(models.Model):
             models.Index(
                 fields=["id"], name="job_active", condition=Q(status__in=[states.QUEUED, states.RUNNING], paused=False)
             ),
+            models.Index(fields=["source_token"], name="job_arriving", condition=Q(source_state="arriving")),
+            models.Index(fields=["claimed_by"], name="job_ending", condition=~Q(claimed_by="")),
             models.Index(fields=["name"], name="job_name"),
             models.Index(fields=["finished_at"], name="job_finished"),
         )
@@ -145,12 +152,13 @@ class Block(models.Model):
 class Chunk(models.Model):
     """A range of items that are run together, by one process at a time; later it holds their results.
 
-    `results` is a JSON array with null for each failed item, and `partial` what `reduce` made of it. `failed_offsets`
+    `results` is a JSON array with null for each failed item. `partials` is one of what `reduce` made of them: as a rule
+    one value. `failed_offsets`
     are the offsets of the failed items in the chunk, `retry_offsets` the offsets to run on a retry (null: all items).
 
-    `attempts` changes with each claim, and whoever writes under an older one is refused. `owner` is the process that
-    runs the chunk, and `lease_expires_at` when its claim expires unless it is renewed. `crash_count` counts the owners
-    that died. `run_in_subprocess` says that an item may kill the process that runs it.
+    While it runs, `claimed_by` is the process that runs it, and whoever writes without its `claim_token`, which is new
+    at each claim, is refused. `attempts` counts the claims, and `crash_count` the processes that died.
+    `run_in_subprocess` says that an item may kill the process that runs it.
     """
 
     STATUSES = (states.QUEUED, states.RUNNING, states.SUCCEEDED)
@@ -163,10 +171,10 @@ class Chunk(models.Model):
     attempts = models.PositiveIntegerField(default=0)
     crash_count = models.PositiveIntegerField(default=0)
     run_in_subprocess = models.BooleanField(default=False)
-    owner = models.CharField(max_length=200, default="")
-    lease_expires_at = models.DateTimeField(null=True)
+    claimed_by = models.CharField(max_length=255, default="")
+    claim_token = models.BigIntegerField(null=True)
     results = models.TextField(null=True)  # noqa: DJ001
-    partial = models.TextField(null=True)  # noqa: DJ001
+    partials = models.TextField(null=True)  # noqa: DJ001
     failed_offsets = models.JSONField(default=list)
     retry_offsets = models.JSONField(null=True)
     seconds = models.FloatField(null=True)
@@ -178,6 +186,7 @@ class Chunk(models.Model):
         indexes = (
             models.Index(fields=["job", "first"], name="chunk_queued", condition=Q(status=states.QUEUED)),
             models.Index(fields=["job"], name="chunk_running", condition=Q(status=states.RUNNING)),
+            models.Index(fields=["claimed_by"], name="chunk_claimed", condition=Q(status=states.RUNNING)),
         )
 
     def __str__(self) -> str:

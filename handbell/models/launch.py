@@ -10,9 +10,9 @@ from handbell.models.ledger_row import LedgerRow
 class Launch(LedgerRow):
     """One call of an isolated task.
 
-    `timeout` and `grace` are in seconds. `supervisor` is the name of the fork server whose supervisor has claimed it;
-    `host` and `pid` are where its process runs. `stdout` and `stderr` are the beginning and the end of what it printed,
-    and `reason` says in a sentence how it ended.
+    `timeout` and `grace` are in seconds. `fork_server` is the name of the one that its owner uses; `host` and `pid` are
+    where its process runs. `stdout` and `stderr` are the beginning and the end of what it printed, and `reason` says in
+    a sentence how it ended.
     """
 
     STATUSES = (
@@ -32,7 +32,7 @@ class Launch(LedgerRow):
     grace = models.FloatField()
     memory_mb = models.PositiveIntegerField()
     cancel_requested = models.BooleanField(default=False)
-    supervisor = models.CharField(max_length=32, default="")
+    fork_server = models.CharField(max_length=32, default="")
     host = models.CharField(max_length=255, default="")
     pid = models.PositiveIntegerField(null=True)
     stdout = models.TextField(default="")
@@ -44,7 +44,7 @@ class Launch(LedgerRow):
         verbose_name_plural = "launches"
         indexes = (
             models.Index(fields=["id"], name="launch_queued", condition=Q(status=states.QUEUED)),
-            models.Index(fields=["supervisor"], name="launch_running", condition=Q(status=states.RUNNING)),
+            models.Index(fields=["claimed_by"], name="launch_claimed", condition=Q(status=states.RUNNING)),
             models.Index(
                 fields=["-id"],
                 name="launch_failed",

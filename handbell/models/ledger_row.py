@@ -11,7 +11,7 @@ class LedgerRow(models.Model):
     """One call of a serial or isolated task, from the moment of the call. Rows with a lower id run first.
 
     `arguments` is JSON: [args, kwargs]. `result` is JSON: the return value, or Celery's description of the error.
-    `lease_expires_at` is when the claim of whoever runs it expires, unless it is renewed.
+    `claimed_by` is who runs it, and whoever writes without its `claim_token`, which is new at each claim, is refused.
     """
 
     id = models.BigAutoField(primary_key=True)
@@ -21,7 +21,8 @@ class LedgerRow(models.Model):
     status = models.CharField(max_length=13, default=states.QUEUED)
     result = models.TextField(null=True)  # noqa: DJ001  (no result yet is not an empty one)
     traceback = models.TextField(null=True)  # noqa: DJ001
-    lease_expires_at = models.DateTimeField(null=True)
+    claimed_by = models.CharField(max_length=255, default="", db_default="")
+    claim_token = models.BigIntegerField(null=True)
     enqueued_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

@@ -37,5 +37,6 @@ class Operation(LedgerRow):
                 condition=Q(status=states.QUEUED, not_before__isnull=False),
             ),
             models.Index(fields=["lane"], name="operation_running", condition=Q(status=states.RUNNING)),
+            models.Index(fields=["claimed_by"], name="operation_claimed", condition=Q(status=states.RUNNING)),
             models.Index(fields=["-id"], name="operation_failed", condition=Q(status__in=[states.FAILED, states.LOST])),
         )

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from handbell import states
-from handbell.common.leases import lease_end
-from handbell.common.process_id import process_id
+from handbell.common.claims import claim_owner
 from handbell.models import Chunk, JobRow
 from handbell.parallel import doorbell
 
@@ -23,16 +22,23 @@ MAX_CHUNK_ITEMS = 100_000  # their results are one row, which is read back in a 
 MAX_CHUNK_BLOCKS = 16  # they are in memory at once, and large items come in many blocks
 MAX_CHUNK_GROWTH = 8  # times as many items as in the chunk before: these may take longer
 MIN_CHUNK_SECONDS = 0.02  # the last chunks of a job get smaller, down to what is worth a claim
-CRASHES_BEFORE_HALVING = 3
 
 
 @dataclass(frozen=True)
 class ChunkClaim:
-    """A chunk that this process may run and complete for as long as `attempt` is the chunk's latest attempt."""
+    """A chunk that this process may run and complete for as long as the row has this token."""
 
     job: JobRow
     chunk: Chunk
-    attempt: int
+    token: int
+
+    def row(self) -> QuerySet[Chunk]:
+        """The chunk's row, as long as the claim holds; nothing after that."""
+        return Chunk.objects.filter(pk=self.chunk.pk, claim_token=self.token, status=states.RUNNING)
+
+    def holds(self) -> bool:
+        """Whether to go on: nobody else has been given the chunk, and the job is not to stop."""
+        return self.row().filter(job__status=states.RUNNING).exists()
 
     def items(self) -> Sequence[Any]:
         """All items of the chunk, read from the job's range or from its blocks."""
@@ -50,8 +56,8 @@ class ChunkClaim:
         return found
 
 
-def claim_chunk(job_id: int, ring_token: int) -> ChunkClaim | None:
-    """Claim a chunk for the doorbell with this token, and send the next doorbell if there is more to do.
+def claim_chunk(job_id: int, ring_token: int, claim_token: int) -> ChunkClaim | None:
+    """Claim a chunk for the doorbell with this `ring_token`, and send the next doorbell if there is more to do.
 
     None if there is nothing to do, or this doorbell was answered before.
     """
@@ -63,7 +69,7 @@ def claim_chunk(job_id: int, ring_token: int) -> ChunkClaim | None:
         job.ring_token += 1
         chunk = None
         if job.status in {states.QUEUED, states.RUNNING} and not job.paused:
-            chunk = _claim_waiting_chunk(job) or _claim_new_chunk(job)
+            chunk = _claim_waiting_chunk(job, claim_token) or _claim_new_chunk(job, claim_token)
         if chunk is not None and job.started_at is None:
             job.status, job.started_at = states.RUNNING, chunk.started_at
         more = chunk is not None and (job.claimed < job.total or job.chunks.filter(status=states.QUEUED).exists())
@@ -82,7 +88,7 @@ def claim_chunk(job_id: int, ring_token: int) -> ChunkClaim | None:
         )
     if more:
         doorbell.send(job)
-    return ChunkClaim(job, chunk, chunk.attempts) if chunk is not None else None
+    return ChunkClaim(job, chunk, claim_token) if chunk is not None else None
 
 
 def _commit_asynchronously() -> None:
@@ -94,7 +100,7 @@ def _commit_asynchronously() -> None:
             cursor.execute("SET LOCAL synchronous_commit = off")
 
 
-def _claim_waiting_chunk(job: JobRow) -> Chunk | None:
+def _claim_waiting_chunk(job: JobRow, claim_token: int) -> Chunk | None:
     """Claim the first chunk that was given back. If it has more items than it should have, the rest stays queued."""
     chunk = job.chunks.select_for_update(skip_locked=True).filter(status=states.QUEUED).order_by("first").first()
     if chunk is None:
@@ -106,12 +112,12 @@ def _claim_waiting_chunk(job: JobRow) -> Chunk | None:
         chunk.count = size
     now = timezone.now()
     chunk.status, chunk.attempts, chunk.started_at = states.RUNNING, chunk.attempts + 1, now
-    chunk.owner, chunk.lease_expires_at = process_id(), lease_end()
-    chunk.save(update_fields=["count", "status", "attempts", "started_at", "owner", "lease_expires_at"])
+    chunk.claimed_by, chunk.claim_token = claim_owner(), claim_token
+    chunk.save(update_fields=["count", "status", "attempts", "started_at", "claimed_by", "claim_token"])
     return chunk
 
 
-def _claim_new_chunk(job: JobRow) -> Chunk | None:
+def _claim_new_chunk(job: JobRow, claim_token: int) -> Chunk | None:
     """Claim the first items that are in no chunk yet."""
     waiting = job.total - job.claimed
     if not waiting:
@@ -129,8 +135,8 @@ def _claim_new_chunk(job: JobRow) -> Chunk | None:
         status=states.RUNNING,
         attempts=1,
         started_at=now,
-        owner=process_id(),
-        lease_expires_at=lease_end(),
+        claimed_by=claim_owner(),
+        claim_token=claim_token,
     )
     job.claimed += job.last_size
     return chunk
@@ -149,50 +155,6 @@ def next_chunk_size(job: JobRow, waiting: int) -> int:
         job.chunk_seconds / seconds_per_item, max(job.threads, job.last_size) * MAX_CHUNK_GROWTH, MAX_CHUNK_ITEMS
     )
     if job.source_state == JobRow.COMPLETE:
-        active = 1 + job.chunks.filter(status=states.RUNNING, lease_expires_at__gt=timezone.now()).count()
+        active = 1 + job.chunks.filter(status=states.RUNNING).count()
         size = min(size, max(math.ceil(waiting / (2 * active)), MIN_CHUNK_SECONDS / seconds_per_item))
     return int(min(waiting, max(1, size)))
-
-
-def renew_claim(claim: ChunkClaim) -> bool:
-    """Extend the claim's lease. False if the chunk has been given to another process, or the job is to stop."""
-    ours = Chunk.objects.filter(pk=claim.chunk.pk, attempts=claim.attempt, status=states.RUNNING)
-    return bool(ours.filter(job__status=states.RUNNING).update(lease_expires_at=lease_end()))
-
-
-def requeue_crashed_chunk(chunk: Chunk) -> None:
-    """Put a chunk whose owner has died or fallen silent back into the queue, to be run in a subprocess.
-
-    A chunk whose owners keep dying is halved each time, until the item that kills them is found.
-    """
-    with transaction.atomic():
-        ours = Chunk.objects.filter(pk=chunk.pk, attempts=chunk.attempts, status=states.RUNNING)
-        if not ours.select_for_update(skip_locked=True).exists():
-            return  # its owner holds the row, because it is completing the chunk: `save` may take long
-        given_back = ours.update(
-            status=states.QUEUED,
-            attempts=F("attempts") + 1,
-            crash_count=F("crash_count") + 1,
-            run_in_subprocess=True,
-            lease_expires_at=None,
-        )
-        if (
-            given_back
-            and chunk.crash_count + 1 >= CRASHES_BEFORE_HALVING
-            and chunk.count > 1
-            and chunk.retry_offsets is None
-        ):
-            halve_chunk(chunk, run_in_subprocess=True)
-
-
-def halve_chunk(chunk: Chunk, *, run_in_subprocess: bool) -> None:
-    """Replace a chunk by two, in the caller's transaction: it keeps the first half of its items."""
-    half = chunk.count // 2
-    Chunk.objects.filter(pk=chunk.pk).update(count=half)
-    Chunk.objects.create(
-        job_id=chunk.job_id,
-        first=chunk.first + half,
-        count=chunk.count - half,
-        run_in_subprocess=run_in_subprocess,
-        crash_count=chunk.crash_count,
-    )

@@ -1,5 +1,7 @@
 """Declaring a job: `over`, `map`, `reduce` and `save` say what is to be done, and `start` writes it to the ledger."""
 
+import json
+import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
@@ -10,7 +12,8 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from handbell import states
-from handbell.common.codec import encode
+from handbell.arguments import require_integer, require_iterable, require_number, require_text, shown
+from handbell.common.codec import encode_arguments
 from handbell.conf import conf
 from handbell.errors import NotJson
 from handbell.parallel import doorbell
@@ -25,6 +28,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 F_co = TypeVar("F_co", covariant=True)
 P = ParamSpec("P")
+
+MAX_JOB_NAME_CHARACTERS = 200
+#: What a column of JSON cannot hold on PostgreSQL, as JSON that is not limited to ASCII writes it.
+_NOT_STORABLE_IN_JSON = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
 
 
 class SupportsRun(Protocol[F_co]):
@@ -54,9 +61,7 @@ def over(source: Iterable[Any]) -> "Pipeline[Any]":
     Raises:
         TypeError: the source is something else.
     """
-    if isinstance(source, str | bytes | dict) or not isinstance(source, Iterable):
-        raise TypeError(f"over() takes a range, a queryset or an iterable of items, not a {type(source).__name__}.")
-    return Pipeline(source)
+    return Pipeline(require_iterable("over()", source))
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,15 @@ class Pipeline(Generic[T]):
         """Call `task(item, *args, **kwargs)` in the worker's own process; a second `map` takes the first one's result.
 
         Raises:
-            TypeError: it is no task that can be called like that, or the arguments are not JSON.
+            TypeError: it is no task that can be called like that.
+            NotJson, ArgumentsTooLarge: the arguments cannot be stored.
         """
         given: Any = task
         if not isinstance(given, Task) and not hasattr(given, "apply_async"):
-            raise TypeError(f"map() takes a task, not {given!r}. Put @shared_task above it.")
+            raise TypeError(f"map() takes a task, not {shown(given)}. Put @shared_task above it.")
         if not getattr(given, "can_be_mapped", True):
             raise TypeError(f"map() cannot call {given.name}, whose calls are rows of a ledger. Call it from a task.")
-        _require_json(f"The arguments of {given.name}", (args, kwargs))
+        _require_storable(f"The arguments of {given.name}", (args, kwargs))
         _check_arguments(f"map() calls {given.name} with the item first", given, (None, *args), kwargs)
         queue = self.first_task_queue if self.stages else (getattr(given, "queue", None) or "")
         pipeline: Pipeline[Any] = self
@@ -145,18 +151,24 @@ class Pipeline(Generic[T]):
 
         Raises:
             TypeError, ValueError: an option is wrong; the message says which.
-            NotJson: an item is not JSON. The job is left with the items before it.
+            NotJson, ArgumentsTooLarge: an item cannot be stored. The job is left with the items before it.
         """
         if not self.stages:
             raise TypeError("A job without a task does nothing: add .map(task).")
-        _check_number("chunk_size", chunk_size, 1, 1_000_000)
-        _check_number("chunk_seconds", chunk_seconds, 0.001, 3600)
-        _check_number("threads", threads, 1, 1000)
-        _check_number("item_timeout", item_timeout, 0.001, 86_400)
-        _check_number("max_failures", max_failures, 0, 10**9)
-        _check_number("priority", priority, 0, MAX_PRIORITY)
+        require_integer("threads", threads, 1, 1000)
+        require_integer("priority", priority, 0, MAX_PRIORITY)
+        if chunk_size is not None:
+            require_integer("chunk_size", chunk_size, 1, 1_000_000)
+        if max_failures is not None:
+            require_integer("max_failures", max_failures, 0, 10**9)
+        if chunk_seconds is not None:
+            require_number("chunk_seconds", chunk_seconds, 0.001, 3600)
+        if item_timeout is not None:
+            require_number("item_timeout", item_timeout, 0.001, 86_400)
+        if name is not None:
+            require_text("name", name, MAX_JOB_NAME_CHARACTERS)
         job = Job.objects.create(
-            name=(name or self.stages[0][0].rpartition(".")[2])[:200],
+            name=name or self.stages[0][0].rpartition(".")[2][:MAX_JOB_NAME_CHARACTERS],
             queue=_known_queue(queue or self.first_task_queue or default_queue()),
             priority=priority,
             parent_id=current_job_id(),
@@ -169,7 +181,7 @@ class Pipeline(Generic[T]):
             threads=threads,
             item_timeout=item_timeout,
             max_failures=max_failures,
-            keep_results=keep_results,
+            keep_results=bool(keep_results),
             status=states.QUEUED,
             enqueued_at=timezone.now(),
             **_source_columns(self.source),
@@ -179,7 +191,7 @@ class Pipeline(Generic[T]):
 
 def _source_columns(source: Iterable[Any]) -> dict[str, Any]:
     """The columns of a new job that say what its source is. A range is three numbers; other items are yet to arrive."""
-    columns: dict[str, Any] = {"source_state": Job.ARRIVING, "source_seen_at": timezone.now()}
+    columns: dict[str, Any] = {"source_state": Job.ARRIVING}
     if isinstance(source, range):
         numbers = [source.start, source.stop, source.step]
         columns |= {"source_state": Job.COMPLETE, "source": {"range": numbers}, "total": len(source)}
@@ -201,15 +213,8 @@ def _begin(job: Job, source: Iterable[Any]) -> Job:
 
 def _known_queue(queue: str) -> str:
     if queue not in queue_names():
-        raise ValueError(f"There is no queue {queue!r}. There are: {', '.join(queue_names())}.")
+        raise ValueError(f"There is no queue {shown(queue)}. There are: {', '.join(queue_names())}.")
     return queue
-
-
-def _check_number(name: str, value: float | None, minimum: float, maximum: float) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise TypeError(f"{name} is a number, not {value!r}.")
-    if value is not None and not minimum <= value <= maximum:
-        raise ValueError(f"{name} must be from {minimum:,} to {maximum:,}, not {value!r}.")
 
 
 def _callbacks(**given: Signature[Any] | None) -> dict[str, Any]:
@@ -219,8 +224,8 @@ def _callbacks(**given: Signature[Any] | None) -> dict[str, Any]:
 def _callback(kind: str, given: Any) -> dict[str, Any]:
     """A callback as the job keeps it."""
     if not isinstance(given, Signature):
-        raise TypeError(f"{kind} takes a signature, such as task.s(), not {given!r}.")
-    _require_json(f"The signature given to {kind}", given)
+        raise TypeError(f"{kind} takes a signature, such as task.s(), not {shown(given)}.")
+    _require_storable(f"The contents of the signature given to {kind}", given)
     task: Any = current_app.tasks.get(str(given.task))
     if task is not None and not given.subtask_type:
         args = given.args if given.immutable else (0, *given.args)
@@ -235,8 +240,11 @@ def _check_arguments(what: str, task: Any, args: Iterable[Any], kwargs: dict[str
         raise TypeError(f"{what}: {error}.") from error
 
 
-def _require_json(what: str, value: Any) -> None:
-    try:
-        encode(value)
-    except (TypeError, ValueError) as error:
-        raise NotJson(f"{what} must be JSON: {error}.") from error
+def _require_storable(what: str, value: Any) -> None:
+    """
+    Raises:
+        NotJson, ArgumentsTooLarge: they cannot be stored in a column of JSON, which on PostgreSQL holds less than text.
+    """
+    encode_arguments(what, value)
+    if _NOT_STORABLE_IN_JSON.search(json.dumps(value, ensure_ascii=False)):
+        raise NotJson(f"{what} hold NUL or half of a surrogate pair, which PostgreSQL cannot store. Leave it out.")

@@ -18,6 +18,6 @@ def ring_after_commit(job_id: int) -> None:
             transaction.on_commit(lambda: send(job), robust=True)
 
 
-def send(job: JobRow) -> None:
-    """Send the message with the current number."""
-    broker.send_message(WORK, (job.pk, job.ring_token), job.queue, f"The doorbell of job {job.pk}", job.priority)
+def send(job: JobRow) -> bool:
+    """Send the message with the current number; whether that could be done."""
+    return broker.send_message(WORK, (job.pk, job.ring_token), job.queue, f"The doorbell of job {job.pk}", job.priority)

@@ -17,6 +17,7 @@ from django.db import connections
 
 from handbell.common.codec import encode, storable
 from handbell.common.event_loop import run_coroutine
+from handbell.common.time_limits import is_told_to_stop
 from handbell.errors import NotJson
 from handbell.parallel.import_paths import coroutine_function, load_function
 
@@ -48,6 +49,9 @@ class StopCondition:
     def __init__(self, seconds: float | None = None) -> None:
         self.deadline = float("inf") if seconds is None else time.perf_counter() + seconds
         self.now = threading.Event()
+
+    def seconds_left(self) -> float:
+        return self.deadline - time.perf_counter()
 
     def __call__(self) -> bool:
         return time.perf_counter() > self.deadline or self.now.is_set()
@@ -98,7 +102,9 @@ def run_sequentially(call: Callable[[Any], Any], items: Sequence[Any], stop: Cal
     for item in items:
         try:
             results.append(call(item))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is, it is the item's own)
+        except BaseException as error:  # (whatever it is, it is the item's own)
+            if is_told_to_stop(error):
+                raise
             failed.append(failed_item(len(results), error))
             results.append(None)
         if stop():
@@ -120,7 +126,7 @@ def run_in_threads(
                 begun.add(number)
                 try:
                     results[number] = call(items[number])
-                except (Exception, SystemExit) as error:  # noqa: BLE001
+                except BaseException as error:  # noqa: BLE001  (whatever it is, it is the item's own)
                     failed.append(failed_item(number, error))
         finally:
             connections.close_all()  # this thread's own
@@ -146,7 +152,7 @@ def run_on_loop(
             begun.add(number)
             try:
                 results[number] = await call(items[number])
-            except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001  (whatever it is, it is the item's own)
                 failed.append(failed_item(number, error))
             if stop():
                 return

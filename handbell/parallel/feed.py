@@ -8,11 +8,14 @@ from itertools import islice
 from typing import Any
 
 from django.db import connection, transaction
-from django.utils import timezone
+from django.db.models import F, Q, QuerySet
 
-from handbell.common.codec import encode
+from handbell import states
+from handbell.arguments import shown
+from handbell.common.claims import new_claim_token
+from handbell.common.codec import encode_arguments
 from handbell.common.heartbeat import heartbeat
-from handbell.errors import JobRefused, NotJson
+from handbell.errors import ArgumentsTooLarge, JobRefused, NotJson
 from handbell.models import JobRow
 from handbell.parallel import doorbell
 
@@ -26,48 +29,76 @@ def feed_job(job_id: int, items: Iterable[Any]) -> None:
     """Write the items to blocks as they arrive; after the last one the source is complete.
 
     Raises:
-        NotJson: an item is not JSON; those before it have arrived.
-        JobRefused: the job has finished meanwhile.
+        NotJson, ArgumentsTooLarge: an item cannot be stored; those before it have arrived.
+        JobRefused: the job has finished meanwhile, or somebody else goes on with its source.
     """
-    with _source_heartbeat(job_id), _source_writer() as write:
+    token = _take_source(job_id)
+    with _source_heartbeat(token), _source_writer() as write:
         try:
             for text, count in _encoded_blocks(items):
-                write(_append_block, job_id, text, count)
+                write(_append_block, token, text, count)
         except BaseException:
             if not connection.needs_rollback:
-                write(_end_source, job_id, JobRow.INTERRUPTED)
+                write(_end_source, token, JobRow.INTERRUPTED)
             raise
-        write(_end_source, job_id, JobRow.COMPLETE)
+        write(_end_source, token, JobRow.COMPLETE)
 
 
-def _append_block(job_id: int, text: str, count: int) -> None:
+def _take_source(job_id: int) -> int:
+    """Become the one who reads the job's source; the token under which its items are written.
+
+    Raises:
+        JobRefused: the source is complete, somebody else reads it, or the job has finished.
+    """
+    token = new_claim_token()
+    free = JobRow.objects.filter(pk=job_id, status__in=[states.QUEUED, states.RUNNING])
+    free = free.filter(Q(source_state=JobRow.INTERRUPTED) | Q(source_state=JobRow.ARRIVING, source_token=None))
+    if not free.update(source_state=JobRow.ARRIVING, source_token=token):
+        raise JobRefused(
+            f"The source of job {job_id} is complete, or somebody else reads it, or the job has finished. "
+            "Start another job."
+        )
+    return token
+
+
+def _source(token: int) -> QuerySet[JobRow]:
+    return JobRow.objects.filter(source_token=token, source_state=JobRow.ARRIVING)
+
+
+def _append_block(token: int, text: str, count: int) -> None:
     with transaction.atomic():
-        job = JobRow.objects.select_for_update().get(pk=job_id)
-        if job.finished:
-            raise JobRefused(f"Job {job.pk} was {job.status} while its items were still arriving.")
+        job = _source(token).select_for_update().first()
+        if job is None or job.finished:
+            raise JobRefused(
+                f"Job {job.pk} was {job.status} while its items were still arriving."
+                if job
+                else "The job's source was silent for too long, and was taken for interrupted."
+            )
         job.blocks.create(first=job.total, count=count, items=text)
         job.total += count
-        job.source_state, job.source_seen_at = job.ARRIVING, timezone.now()
-        job.save(update_fields=["total", "source_state", "source_seen_at"])
-    doorbell.ring_after_commit(job_id)
+        job.source_beats += 1
+        job.save(update_fields=["total", "source_beats"])
+    doorbell.ring_after_commit(job.pk)
 
 
-def _end_source(job_id: int, state: str) -> None:
+def _end_source(token: int, state: str) -> None:
     """Set the source's state, and ring: the next doorbell sees whether all is done."""
-    rows = JobRow.objects.filter(pk=job_id)
-    rows.update(source_state=state, source_seen_at=timezone.now())
-    if rows.filter(total__gt=0).exists():
-        doorbell.ring_after_commit(job_id)
+    with transaction.atomic():
+        job = _source(token).only("pk", "total").first()
+        if job is None:
+            return  # it was taken for interrupted
+        JobRow.objects.filter(pk=job.pk).update(source_state=state, source_token=None)
+        if job.total:
+            doorbell.ring_after_commit(job.pk)
 
 
-def _source_heartbeat(job_id: int) -> AbstractContextManager[None]:
+def _source_heartbeat(token: int) -> AbstractContextManager[None]:
     """Show every second that the source is still read, however slowly its items arrive. Within a transaction nobody
     would see it.
     """
     if connection.in_atomic_block:
         return nullcontext()
-    rows = JobRow.objects.filter(pk=job_id)
-    return heartbeat(HEARTBEAT_SECONDS, lambda: rows.update(source_seen_at=timezone.now()))
+    return heartbeat(HEARTBEAT_SECONDS, lambda: _source(token).update(source_beats=F("source_beats") + 1))
 
 
 @contextmanager
@@ -92,36 +123,55 @@ def _encoded_blocks(items: Iterable[Any]) -> Iterator[tuple[str, int]]:
     """The items as JSON arrays, each with the number of items in it.
 
     Raises:
-        NotJson: an item is not JSON. The items before it have been yielded.
+        NotJson, ArgumentsTooLarge: an item cannot be stored.
+        Exception: what the source raises. Either way the items before it have been yielded.
     """
     remaining, limit = iter(items), FIRST_BLOCK_ITEMS
     while True:
-        block, end = [], time.monotonic() + MAX_BLOCK_SECONDS
-        for item in islice(remaining, limit):
-            block.append(item)
-            if time.monotonic() > end:
-                break
-        if not block:
+        block, error = _next_block(remaining, limit)
+        if not block and error is None:
             return
         good = len(block)
         try:
-            text = encode(block)
-        except (TypeError, ValueError):
-            good = next(number for number, item in enumerate(block) if not _is_json(item))
-            text = encode(block[:good])
+            text = encode_arguments("Items", block)
+        except (NotJson, ArgumentsTooLarge):
+            good, text = _encode_good(block)
         if good:
             yield text, good
             limit = max(1, min(MAX_BLOCK_ITEMS, limit * BLOCK_GROWTH, MAX_BLOCK_CHARACTERS * good // len(text)))
         if good < len(block):
-            raise NotJson(
-                f"Items must be JSON, and {block[good]!r:.80} is a {type(block[good]).__name__}. "
-                "Pass keys, numbers, texts, lists and dicts."
-            )
+            _encode_item(block[good])
+        if error is not None:
+            raise error
 
 
-def _is_json(item: Any) -> bool:
+def _next_block(remaining: Iterator[Any], limit: int) -> tuple[list[Any], Exception | None]:
+    """The next items, and what the source raised after them, if it did."""
+    block, end = list[Any](), time.monotonic() + MAX_BLOCK_SECONDS
     try:
-        encode(item)
-    except (TypeError, ValueError):
-        return False
-    return True
+        for item in islice(remaining, limit):
+            block.append(item)
+            if time.monotonic() > end:
+                break
+    except Exception as error:  # noqa: BLE001  (it is raised once these have been written)
+        return block, error
+    return block, None
+
+
+def _encode_good(block: list[Any]) -> tuple[int, str]:
+    """How many items of the block come before one that cannot be stored, and these as a JSON array."""
+    texts = []
+    for item in block:
+        try:
+            texts.append(_encode_item(item))
+        except (NotJson, ArgumentsTooLarge):
+            break
+    return len(texts), f"[{','.join(texts)}]"
+
+
+def _encode_item(item: Any) -> str:
+    """
+    Raises:
+        NotJson, ArgumentsTooLarge: it cannot be stored.
+    """
+    return encode_arguments(f"Items such as {shown(item)}, a {type(item).__name__},", item)

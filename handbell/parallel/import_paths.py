@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Task, current_app
 
+from handbell.arguments import shown
 from handbell.errors import UnknownTask
 
 
@@ -19,7 +20,7 @@ def import_path(function: Any, what: str) -> str:
         return str(function.name)
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     if not callable(function) or not module or module == "__main__" or not name.isidentifier():
-        raise TypeError(f"{what} takes a task or a function at the top of a module, not {function!r}.")
+        raise TypeError(f"{what} takes a task or a function at the top of a module, not {shown(function)}.")
     return f"{module}:{name}"
 
 

@@ -6,18 +6,22 @@ from typing import Any, Self
 
 from celery import current_app
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from handbell import states
+from handbell.arguments import require_integer, require_iterable, require_number
 from handbell.common.polling import poll
 from handbell.errors import ItemFailed, JobRefused
 from handbell.models import JobRow
+from handbell.models.owner import is_taken
 from handbell.parallel import doorbell
 from handbell.parallel.feed import feed_job
 from handbell.parallel.progress import progress_bar
 
 MAX_JOB_POLL_SECONDS = 0.2
+MAX_INDEX = 2**62
+MAX_WAIT_SECONDS = 10**9
 
 
 class Job(JobRow):
@@ -45,6 +49,7 @@ class Job(JobRow):
             JobRefused: the job does not keep its results.
         """
         self._require_results()
+        require_integer("index", index, -MAX_INDEX, MAX_INDEX)
         chunk = self.chunks.filter(first__lte=index, results__isnull=False).order_by("-first").first()
         if chunk is None or index < 0 or index >= chunk.first + chunk.count:
             raise IndexError(f"Item {index} of job {self.pk} has no result yet, or there is no such item.")
@@ -75,6 +80,17 @@ class Job(JobRow):
         if not self.keep_results:
             raise JobRefused(f"Job {self.pk} was started with keep_results=False, so it has no results to read.")
 
+    @property
+    def problem(self) -> str:
+        """Why it does not go on, if that is known: no worker takes its queue, or its source was interrupted."""
+        if self.finished or self.paused:
+            return ""
+        if self.source_state == self.INTERRUPTED and self.done >= self.total:
+            return f"Its source was interrupted after {self.total:,} items. Go on with job.extend(items), or cancel it."
+        if not is_taken(self.queue):
+            return f"No worker takes the queue {self.queue}. `manage.py celery worker -Q {self.queue}` is one."
+        return ""
+
     # --- Waiting ----------------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None = None, *, progress: bool = False) -> Self:
@@ -84,6 +100,8 @@ class Job(JobRow):
             JobRefused: called in a worker, where the job may be waiting for this very process.
             TimeoutError: it has not finished within `timeout` seconds.
         """
+        if timeout is not None:
+            require_number("timeout", timeout, 0, MAX_WAIT_SECONDS)
         if current_app.current_worker_task is not None:
             raise JobRefused(
                 "A task must not wait for a job: the job may be waiting for this very process. "
@@ -150,17 +168,14 @@ class Job(JobRow):
             if job.status != states.FAILED or not job.failed:
                 failed = f"{job.status}, with {job.failed:,} failed items"
                 raise JobRefused(f"Job {self.pk} is {failed}, so there is nothing to retry.")
-            retried = 0
-            for chunk in job.chunks.exclude(failed_offsets=[]).only("id", "failed_offsets").iterator(chunk_size=500):
-                retried += len(chunk.failed_offsets)
-                job.chunks.filter(pk=chunk.pk).update(
-                    status=states.QUEUED,
-                    retry_offsets=chunk.failed_offsets,
-                    attempts=F("attempts") + 1,
-                    crash_count=0,
+            ended = job.chunks.filter(status=states.SUCCEEDED)  # one that still runs comes to its own end
+            for chunk in ended.exclude(failed_offsets=[]).only("id", "failed_offsets").iterator(chunk_size=500):
+                ended.filter(pk=chunk.pk).update(
+                    status=states.QUEUED, retry_offsets=chunk.failed_offsets, crash_count=0
                 )
+                job.failed -= len(chunk.failed_offsets)
             job.failure_rows.all().delete()
-            job.failed, job.status, job.error, job.finished_at = job.failed - retried, states.RUNNING, "", None
+            job.status, job.error, job.finished_at = states.RUNNING, "", None
             job.save(update_fields=["failed", "status", "error", "finished_at"])
         self.refresh_from_db()
         doorbell.ring_after_commit(self.pk)
@@ -172,9 +187,9 @@ class Job(JobRow):
 
         Raises:
             JobRefused: the source is complete.
-            NotJson: an item is not JSON; those before it have arrived.
+            NotJson, ArgumentsTooLarge: an item cannot be stored; those before it have arrived.
         """
         if self.source_state == self.COMPLETE or self.finished:
             raise JobRefused(f"The source of job {self.pk} is complete, or the job has finished. Start another job.")
-        feed_job(self.pk, items)
+        feed_job(self.pk, require_iterable("extend()", items))
         self.refresh_from_db()

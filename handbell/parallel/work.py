@@ -7,10 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import shared_task
+from django.db import connections
 
+from handbell.common.claims import new_claim_token
+from handbell.common.db_retry import write_or_exit
 from handbell.common.heartbeat import heartbeat
-from handbell.common.outages import retry_through_outage
-from handbell.parallel.claim import ChunkClaim, claim_chunk, renew_claim
+from handbell.common.outages import is_outage
+from handbell.common.stop_pipe import is_stop_announced
+from handbell.common.time_limits import is_told_to_stop
+from handbell.models import Chunk
+from handbell.parallel.claim import ChunkClaim, claim_chunk
 from handbell.parallel.complete import complete_chunk
 from handbell.parallel.doorbell import WORK
 from handbell.parallel.executor import (
@@ -27,10 +33,11 @@ from handbell.parallel.executor import (
 )
 from handbell.parallel.finish import finish_if_done
 from handbell.parallel.import_paths import load_function
+from handbell.parallel.recover import release, release_crashed
 from handbell.parallel.subprocess_executor import SubprocessExecutor
 
 MAX_CHUNK_OVERRUN = 2  # a chunk that takes so many times `chunk_seconds` gives the rest of its items back
-RENEWAL_SECONDS = 0.7  # how often a chunk renews its claim, and learns that its job is cancelled
+LOOK_SECONDS = 0.7  # how often a chunk looks whether its job is cancelled, or its worker is told to stop
 MAX_ITEM_CRASHES = 6  # an item whose owners died so often has failed
 logger = logging.getLogger(__name__)
 
@@ -38,17 +45,27 @@ logger = logging.getLogger(__name__)
 @shared_task(name=WORK, ignore_result=True)
 def work(job_id: int, ring_token: int) -> None:
     """Run the next chunk of the job."""
-    claim = claim_chunk(job_id, ring_token)
-    if claim is None:
-        finish_if_done(job_id)
-        return
+    token = new_claim_token()
+    try:
+        claim = claim_chunk(job_id, ring_token, token)
+        if claim is not None:
+            _run_and_complete(claim)
+    except BaseException as error:
+        connections.close_all()
+        give_back = release if is_outage(error) or is_told_to_stop(error) else release_crashed
+        write_or_exit(lambda: give_back(Chunk.objects.filter(claim_token=token)), f"That a chunk of job {job_id} waits")
+        raise
+    finish_if_done(job_id, in_subprocess=claim is None or claim.chunk.run_in_subprocess)
+
+
+def _run_and_complete(claim: ChunkClaim) -> None:
     items = claim.items()
     if claim.chunk.retry_offsets is not None:
         items = [items[offset] for offset in claim.chunk.retry_offsets]
-    with _renewing(claim) as stop, job_context(job_id):
+    with _watching(claim) as stop, job_context(claim.job.pk):
         outcome = _run_items(claim, items, stop)
-    if not retry_through_outage(lambda: complete_chunk(claim, outcome, items)):
-        logger.warning("The results of %s were refused: the claim had expired.", claim.chunk)
+    if write_or_exit(lambda: complete_chunk(claim, outcome, items), f"The results of {claim.chunk}") is False:
+        logger.warning("The results of %s were refused: it was given to another process.", claim.chunk)
 
 
 def _run_items(claim: ChunkClaim, items: Sequence[Any], stop: StopCondition) -> ChunkOutcome:
@@ -65,7 +82,7 @@ def _run_items(claim: ChunkClaim, items: Sequence[Any], stop: StopCondition) -> 
     except Exception as error:  # noqa: BLE001  (a task or function is missing: every item fails with that)
         return ChunkOutcome([None] * len(items), [failed_item(number, error) for number in range(len(items))])
     if chunk.run_in_subprocess or job.item_timeout is not None:
-        outcome = SubprocessExecutor(call, items, stop, job.threads, job.item_timeout).run()
+        outcome = SubprocessExecutor(job.stages, items, stop, job.threads, job.item_timeout).run()
     elif async_call is not None:
         outcome = run_on_loop(async_call, items, stop, job.threads)
     elif job.threads > 1:
@@ -77,14 +94,16 @@ def _run_items(claim: ChunkClaim, items: Sequence[Any], stop: StopCondition) -> 
 
 
 @contextmanager
-def _renewing(claim: ChunkClaim) -> Iterator[StopCondition]:
-    """While the block runs, renew the claim every so often; stop once it is lost, or the job is cancelled."""
+def _watching(claim: ChunkClaim) -> Iterator[StopCondition]:
+    """While the block runs, look every so often whether to go on; stop once the claim is lost, the job is cancelled, or
+    the worker is told to stop.
+    """
     has_time_limit = claim.job.chunk_size is None and claim.chunk.retry_offsets is None
     stop = StopCondition(MAX_CHUNK_OVERRUN * claim.job.chunk_seconds if has_time_limit else None)
 
-    def renew() -> None:
-        if not renew_claim(claim):
+    def look() -> None:
+        if is_stop_announced() or not claim.holds():
             stop.now.set()
 
-    with heartbeat(RENEWAL_SECONDS, renew):
+    with heartbeat(LOOK_SECONDS, look):
         yield stop

@@ -1,45 +1,63 @@
 """What happens to the calls of a process that died, or of a worker that leaves: they run again, or are lost."""
 
 import logging
-from typing import Any
+from collections.abc import Collection, Iterable
 
-import psutil
 from celery import current_app, signals
 from celery.app.task import Context
 from celery.worker.request import Request
-from django.db import Error, transaction
-from django.db.models import Q
-from django_celery_results.models import TaskResult
+from django.db import transaction
 
+from handbell.common.claims import claim_owner
 from handbell.common.doorbell import adapt_datetime
-from handbell.common.worker_id import MAIN_PID, WORKER_ID, child_claimant
+from handbell.common.write_backlog import write_backlog
 from handbell.errors import ProcessDied
-from handbell.models import Call, Worker
-from handbell.models.task_result import decoded
+from handbell.models import Call
+from handbell.models.owner import rows_claimed_by
 from handbell.plain import sql
-from handbell.plain.batching import RUN_BATCH
+from handbell.plain.batch_slots import end_of_process
 from handbell.plain.message import Message
 from handbell.plain.outbox import publish_after_commit
-from handbell.plain.write_backlog import write_backlog
 
 _expected_deaths: set[int] = set()
 logger = logging.getLogger(__name__)
 
 
-def release_claimed_calls() -> None:
-    """When this worker leaves: give back what it has not finished, without counting a crash. What must not begin a
-    second time is lost.
+def release_calls(claimed_by: str, tokens: Collection[int] | None = None) -> None:
+    """When a worker leaves: give back what is claimed by it or by one of its processes, without counting a crash; or
+    what was claimed under these tokens, for nobody knows how it ended. What must not begin a second time is lost.
     """
-    try:
-        Worker.objects.filter(pk=WORKER_ID).delete()
-        claimed = Q(worker=WORKER_ID) | Q(worker__startswith=child_claimant(""))
-        for call in list(Call.objects.filter(claimed)):
-            if may_begin_twice(current_app.tasks.get(Message.from_json(call.message).task)):
-                sql.release_call(call.task_id, call.worker, crashed=False)
-            else:
-                recover_call(call.task_id, call.worker, "its worker was told to stop while it ran")
-    except Error as error:
-        logger.warning("The database was not told that this worker leaves: %s", str(error).strip())
+    reason = "its worker was told to stop while it ran" if tokens is None else "the database has forgotten how it ended"
+    for _, task_id, token, name in _claims(claimed_by, tokens):
+        if may_begin_twice(current_app.tasks.get(name)):
+            sql.release_call(task_id, token, crashed=False)
+        else:
+            recover_call(task_id, token, reason)
+
+
+def recover_calls(claimed_by: str, reason: str, running: int | None = None) -> None:
+    """Give back what was claimed by a process that is dead, or by all processes of a worker that is. If it is known
+    which call was running, by its id, no other counts the crash.
+    """
+    claims = _claims(claimed_by)
+    is_known = running in {pk for pk, *_ in claims}
+    for pk, task_id, token, _ in claims:
+        if not is_known or pk == running:
+            recover_call(task_id, token, reason)
+        else:
+            sql.release_call(task_id, token, crashed=False)
+
+
+def call_owners() -> Iterable[str]:
+    """By whom calls are claimed."""
+    return Call.objects.exclude(claimed_by="").order_by().values_list("claimed_by", flat=True).distinct()
+
+
+def _claims(claimed_by: str, tokens: Collection[int] | None = None) -> list[tuple[int, str, int | None, str]]:
+    """The ids, the token and the task's name of each call that is claimed by this process, or by this worker's."""
+    claimed = rows_claimed_by(Call.objects.exclude(claimed_by=""), claimed_by, tokens).order_by("id")
+    found = claimed.values_list("pk", "task_id", "claim_token", "message")
+    return [(pk, task_id, token, Message.from_json(message).task) for pk, task_id, token, message in found]
 
 
 def expect_death(pid: int) -> None:
@@ -52,51 +70,28 @@ def expect_death(pid: int) -> None:
 def recover_from_death(request: Request, error: BaseException) -> None:
     """A child process has died while it ran a task: what it had claimed is given back, by the write backlog."""
     how = f"it called sys.exit({error})" if isinstance(error, SystemExit) else str(error).rstrip(".")
-    reason = f"the process that ran it died: {how}"
-    if request.name == RUN_BATCH:
-        pid: Any = request.worker_pid
-        is_crash = pid not in _expected_deaths
-        _expected_deaths.discard(pid)
-        write_backlog.add(lambda: _recover_batch(child_claimant(pid), reason, is_crash=is_crash))
-    else:
-        write_backlog.add(lambda: recover_call(request.id, WORKER_ID, reason))
+    reason, pid = f"the process that ran it died: {how}", int(request.worker_pid or 0)
+    is_expected = pid in _expected_deaths
+    _expected_deaths.discard(pid)
+    child, (running, results) = claim_owner(pid), end_of_process(pid)
 
-
-def recover_from_unseen_death(task_id: str) -> None:
-    """Give back a call that a process of this worker had claimed which is gone.
-
-    If a process dies before the worker has heard that it has begun, Celery hands the task on to another one without
-    a word. That one cannot claim the call, and is the only one to notice.
-    """
-    started = TaskResult.objects.filter(task_id=task_id, status="STARTED").values_list("result", flat=True).first()
-    process = decoded(started)
-    pid = process.get("pid") if isinstance(process, dict) else None
-    if isinstance(pid, int) and not _is_of_this_worker(pid):
-        recover_call(task_id, WORKER_ID, "the process that ran it died as it began")
-
-
-def _is_of_this_worker(pid: int) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return pid == MAIN_PID or (process.ppid() == MAIN_PID and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _recover_batch(child: str, reason: str, *, is_crash: bool) -> None:
-    for task_id in list(Call.objects.filter(worker=child).order_by("id").values_list("task_id", flat=True)):
-        if is_crash:
-            recover_call(task_id, child, reason)
+    def recover() -> None:
+        if results:
+            sql.finish_calls(results)
+        if is_expected:
+            release_calls(child)
         else:
-            sql.release_call(task_id, child, crashed=False)
+            recover_calls(child, reason, running)
+
+    write_backlog.add(recover)
 
 
-def recover_call(task_id: str, worker: str, reason: str) -> None:
+def recover_call(task_id: str, token: int | None, reason: str) -> None:
     """Run a call again whose process has died. After `max_crashes` such processes it fails as lost instead, in the same
     transaction, so that nobody claims it in between.
     """
     with transaction.atomic():
-        crash_count = sql.release_call(task_id, worker, crashed=True)
+        crash_count = sql.release_call(task_id, token, crashed=True)
         if crash_count is None:
             return  # it had ended
         call = Call.objects.get(task_id=task_id)

@@ -38,11 +38,18 @@ def publish_after_commit(message: Message, enqueued_at: Any, producer: Producer 
     transaction.on_commit(lambda: _publish_now(message, enqueued_at, producer), robust=True)
 
 
+def publish_event_after_commit(message: Message, producer: Producer | None = None) -> None:
+    """Say, after the commit, that a call was sent which has no message of its own."""
+    event = partial(message.publish_sent_event, current_app)
+    what = f"The event that {message.task_id} was sent"
+    transaction.on_commit(lambda: broker.publish(event, what, producer), robust=True)
+
+
 def _publish_now(message: Message, enqueued_at: Any, producer: Producer | None) -> None:
     many = len(_outbox.task_ids) > 1
     if many and time.monotonic() > _outbox.late_at:
         sql.postpone_resending(_outbox.task_ids)
-        _outbox.late_at = time.monotonic() + sql.LOST_AFTER.total_seconds() / 2
+        _outbox.late_at = time.monotonic() + sql.RESENDING_POSTPONED_BY.total_seconds() / 2
     publish_call(message, enqueued_at, producer)
     if _outbox.task_ids[-1:] == [message.task_id]:
         _outbox.task_ids = []
@@ -56,7 +63,7 @@ def publish_call(message: Message, enqueued_at: Any, producer: Producer | None =
     """
     if not broker.publish(partial(message.publish, current_app), f"{message.task} {message.task_id}", producer):
         return False
-    _Confirmations.add(message.task_id, enqueued_at)
+    _Confirmations.add(sql.SentCall(message.eta, message.task_id, enqueued_at))
     return True
 
 
@@ -92,14 +99,14 @@ class _Confirmations:
     Those that are still to be written when a process ends are sent a second time by the sweeper, to no effect.
     """
 
-    sent: list[tuple[str, Any]] = []
+    sent: list[sql.SentCall] = []
     written_at = 0.0
     lock = threading.Lock()
 
     @classmethod
-    def add(cls, task_id: str, enqueued_at: Any) -> None:
+    def add(cls, call: sql.SentCall) -> None:
         with cls.lock:
-            cls.sent.append((task_id, enqueued_at))
+            cls.sent.append(call)
             is_due = time.monotonic() - cls.written_at > CONFIRM_INTERVAL_SECONDS or len(cls.sent) >= MAX_UNCONFIRMED
         if is_due:
             cls.write()

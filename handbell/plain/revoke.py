@@ -1,13 +1,18 @@
 """Revoking a call of a plain task: in the ledger if it waits, and through its worker if it runs."""
 
 from celery import current_app
+from celery import states as celery_states
 from celery.app.task import Context
 from django.db import transaction
+from django_celery_results.models import TaskResult
 
 from handbell import states
+from handbell.common.polling import poll
 from handbell.errors import CallRefused
 from handbell.models import Call
 from handbell.plain.message import Message
+
+MAX_BATCH_WAIT_SECONDS, POLL_SECONDS = 1.0, 0.03
 
 
 def revoke(task_id: str, *, terminate: bool = False) -> str:
@@ -20,12 +25,8 @@ def revoke(task_id: str, *, terminate: bool = False) -> str:
         CallRefused: no such call waits or runs, or it runs and is not to be terminated.
         kombu.exceptions.OperationalError: the broker does not answer, and the worker cannot be told.
     """
-    with transaction.atomic():
-        waiting = Call.objects.select_for_update().filter(task_id=task_id, worker="").first()
-        if waiting is not None:
-            request = Context(Message.from_json(waiting.message).request())
-            current_app.backend.mark_as_revoked(task_id, "revoked", request=request)
-            return states.CANCELLED
+    if poll(lambda: not _has_not_begun(task_id), MAX_BATCH_WAIT_SECONDS, POLL_SECONDS) and _revoke_waiting(task_id):
+        return states.CANCELLED
     if not Call.objects.filter(task_id=task_id).exists():
         raise CallRefused(
             f"No call {task_id} waits or runs. `manage.py handbell calls` lists calls; "
@@ -35,3 +36,19 @@ def revoke(task_id: str, *, terminate: bool = False) -> str:
         raise CallRefused(f"Call {task_id} is not revoked: it runs. With --terminate its process is ended.")
     current_app.control.revoke(task_id, terminate=True)
     return states.RUNNING
+
+
+def _has_not_begun(task_id: str) -> bool:
+    """Whether a process has claimed it with others, and its turn comes in a moment, or it is given back."""
+    claimed = Call.objects.filter(task_id=task_id, is_shared=True).exclude(claimed_by="")
+    return claimed.exists() and TaskResult.objects.filter(task_id=task_id, status=celery_states.PENDING).exists()
+
+
+def _revoke_waiting(task_id: str) -> bool:
+    """Cancel a call that waits; whether it does."""
+    with transaction.atomic():
+        waiting = Call.objects.select_for_update().filter(task_id=task_id, claimed_by="").first()
+        if waiting is not None:
+            request = Context(Message.from_json(waiting.message).request())
+            current_app.backend.mark_as_revoked(task_id, "revoked", request=request)
+    return waiting is not None

@@ -1,16 +1,22 @@
-"""The statements of plain tasks: each changes the state of one call, in one statement, and says whether it did."""
+"""The statements of plain tasks: each changes the state of a call, or of several, and says whether it did.
 
-import os
+`token` is that of the claim under which something is written: if the call has been given to somebody else since,
+nothing is. Where it is None, nobody has claimed the call, or it is not in the ledger.
+"""
+
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import states as celery_states
 from django.db import connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 
+from handbell.common.claims import claim_owner
+from handbell.common.databases import durable_transaction
 from handbell.common.doorbell import adapt_datetime
-from handbell.common.worker_id import WORKER_ID, child_claimant
 from handbell.models import Call
 from handbell.plain.message import Message
 
@@ -18,18 +24,22 @@ FINAL_STATES = "('SUCCESS', 'FAILURE', 'REVOKED')"
 RESULTS_TABLE = "django_celery_results_taskresult"
 
 UNSENT_AFTER = timedelta(seconds=2)  # if the caller has not sent the message by then, the sweeper does
-LOST_AFTER = timedelta(seconds=30)  # a message that nobody has received by then may be lost
+LOST_AFTER = timedelta(seconds=5)  # a message that nobody has claimed by then, and that is in no queue, may be lost
+RESENDING_POSTPONED_BY = timedelta(seconds=8)  # who sends many messages one after the other is given so long at a time
 MAX_IDS = 500  # in a statement
 SEND_EARLY = timedelta(seconds=30)  # a call with an ETA is sent this long before it is due
 
-_CALL = "task_id, queue, message, enqueued_at, send_after, batch_key, worker, crash_count"
-_INSERT_CALL = f"INSERT INTO handbell_call ({_CALL}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (task_id) "
-_RETRY_CALL = f"""
-    {_INSERT_CALL} DO UPDATE SET queue = excluded.queue, message = excluded.message, sent_at = NULL,
-        enqueued_at = excluded.enqueued_at, send_after = excluded.send_after, batch_key = '', worker = ''
-    WHERE handbell_call.worker IN (%s, %s)
+_CALL = "task_id, queue, message, enqueued_at, send_after, is_shared, priority, claimed_by, crash_count"
+_INSERT_CALL = f"INSERT INTO handbell_call ({_CALL}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (task_id) "
+_REQUEUE_CALL = """
+    UPDATE handbell_call SET queue = %s, message = %s, enqueued_at = %s, send_after = %s, is_shared = %s,
+        sent_at = NULL, claimed_by = '', claim_token = NULL
+    WHERE task_id = %s AND claim_token = %s
 """
-_CLAIM = "UPDATE handbell_call SET worker = %s {async_commit} WHERE task_id = %s AND worker = ''{current}"
+_CLAIM = """
+    UPDATE handbell_call SET claimed_by = %s, claim_token = %s {async_commit}
+    WHERE task_id = %s AND claimed_by = ''{current}
+"""
 _CURRENT = " AND enqueued_at = %s"
 #: This commit does not wait for the disk. A crash of the database may lose the claim; the call is
 #: then sent again, as after any crash. https://www.postgresql.org/docs/current/wal-async-commit.html
@@ -41,22 +51,43 @@ _START = f"""
 """
 _CONFIRM_ONE = """
     UPDATE handbell_call SET sent_at = %s, send_after = %s
-    WHERE task_id = %s AND enqueued_at = %s AND sent_at IS NULL AND worker = ''
+    WHERE task_id = %s AND enqueued_at = %s AND sent_at IS NULL AND claimed_by = ''
 """
 _CONFIRM_MANY_POSTGRES = """
-    UPDATE handbell_call AS c SET sent_at = %s, send_after = %s
-    FROM unnest(%s::text[], %s::timestamptz[]) AS sent(task_id, enqueued_at)
-    WHERE c.task_id = sent.task_id AND c.enqueued_at = sent.enqueued_at AND c.sent_at IS NULL AND c.worker = ''
+    UPDATE handbell_call AS c SET sent_at = %s, send_after = sent.lost_at
+    FROM unnest(%s::timestamptz[], %s::text[], %s::timestamptz[]) AS sent(lost_at, task_id, enqueued_at)
+    WHERE c.task_id = sent.task_id AND c.enqueued_at = sent.enqueued_at AND c.sent_at IS NULL AND c.claimed_by = ''
 """
 _DELETE = "DELETE FROM handbell_call WHERE task_id = %s"
-_FINISHED = {"status": "text", "result": "text", "meta": "text", "date_done": "timestamptz", "worker": "text"}
+_DELETE_CLAIMED = f"{_DELETE} AND claim_token = %s"
+_IS_CLAIMED = " AND EXISTS (SELECT 1 FROM handbell_call WHERE task_id = %s AND claim_token = %s)"
+_FINISHED = {
+    "status": "text",
+    "result": "text",
+    "meta": "text",
+    "date_started": "timestamptz",
+    "date_done": "timestamptz",
+    "worker": "text",
+}
 _FINISH_CALLS = f"""
-    WITH over AS (DELETE FROM handbell_call WHERE task_id = ANY(%s))
-    UPDATE {RESULTS_TABLE} AS r SET traceback = NULL, {", ".join(f"{name} = done.{name}" for name in _FINISHED)}
-    FROM unnest(%s::text[], {", ".join(f"%s::{kind}[]" for kind in _FINISHED.values())})
-        AS done(task_id, {", ".join(_FINISHED)})
-    WHERE r.task_id = done.task_id AND r.status NOT IN {FINAL_STATES}
+    WITH claimed AS (SELECT * FROM unnest(%s::text[], %s::bigint[],
+                                          {", ".join(f"%s::{kind}[]" for kind in _FINISHED.values())})
+                     AS claimed(task_id, claim_token, {", ".join(_FINISHED)})),
+         over AS (DELETE FROM handbell_call AS c USING claimed
+                  WHERE c.task_id = claimed.task_id AND c.claim_token = claimed.claim_token RETURNING c.task_id)
+    UPDATE {RESULTS_TABLE} AS r SET traceback = NULL, {", ".join(f"{name} = claimed.{name}" for name in _FINISHED)}
+    FROM claimed, over
+    WHERE over.task_id = claimed.task_id AND r.task_id = claimed.task_id AND r.status NOT IN {FINAL_STATES}
 """
+
+
+class Stored(NamedTuple):
+    """What became of a write: whether the call was ours to write for, and whether its result has a row that has not
+    ended before.
+    """
+
+    is_ours: bool
+    has_row: bool
 
 
 def insert_call(result: Mapping[str, Any], call: Call) -> bool:
@@ -74,44 +105,45 @@ def insert_call(result: Mapping[str, Any], call: Call) -> bool:
         )
 
 
-def requeue_for_retry(call: Call, changes: Mapping[str, Any]) -> bool:
+def requeue_for_retry(call: Call, token: int | None, changes: Mapping[str, Any]) -> bool:
     """Write that a call which this process has claimed is to run again, with another message; False if it is not ours
     any more.
     """
     with transaction.atomic():
-        is_ours = _execute(_RETRY_CALL, [*_call_values(call), *_our_claimants()])
-        return is_ours and update_state(call.task_id, changes)
+        if token is None:
+            is_ours = _execute(f"{_INSERT_CALL} DO NOTHING", _call_values(call))
+        else:
+            moments = adapt_datetime(call.enqueued_at), adapt_datetime(call.send_after)
+            is_ours = _execute(_REQUEUE_CALL, [call.queue, call.message, *moments, False, call.task_id, token])
+        if is_ours and not update_state(
+            call.task_id, None, changes
+        ):  # it has ended, or somebody has deleted its result
+            return not _execute(_DELETE, [call.task_id])
+        return is_ours
 
 
-def finish_claimed_call(task_id: str, changes: Mapping[str, Any], *, keep_custom_state: bool) -> bool:
+def finish_claimed_call(
+    task_id: str, token: int | None, changes: Mapping[str, Any], *, keep_custom_state: bool
+) -> bool:
     """Write that a call which this process has claimed is over, and change its result's row, unless a custom state is
     to be kept and the task has given itself one; False if the call is not ours any more.
     """
     with transaction.atomic():
-        if not Call.objects.filter(task_id=task_id, worker__in=_our_claimants()).delete()[0]:
+        if token is not None and not _execute(_DELETE_CLAIMED, [task_id, token]):
             return False
         update, values = _update(changes)
         _execute(f"{update} AND status = 'STARTED'" if keep_custom_state else update, [*values, task_id])
         return True
 
 
-def delete_call_without_result(task_id: str) -> None:
+def delete_call_without_result(task_id: str, token: int) -> None:
     """Drop a call whose result somebody has deleted or forgotten while it waited: nobody asks for it any more."""
-    Call.objects.filter(task_id=task_id, worker__in=("", *_our_claimants())).delete()
-
-
-def release_own_call(task_id: str) -> bool:
-    """Let a call that this process has claimed be claimed again; False if it is not ours any more."""
-    return any(release_call(task_id, claimant, crashed=False) is not None for claimant in _our_claimants())
-
-
-def _our_claimants() -> tuple[str, str]:
-    return WORKER_ID, child_claimant(os.getpid())
+    Call.objects.filter(Q(claimed_by="") | Q(claim_token=token), task_id=task_id).delete()
 
 
 def _call_values(call: Call) -> list[Any]:
     moments = adapt_datetime(call.enqueued_at), adapt_datetime(call.send_after)
-    return [call.task_id, call.queue, call.message, *moments, call.batch_key, "", 0]
+    return [call.task_id, call.queue, call.message, *moments, call.is_shared, call.priority, "", 0]
 
 
 def is_deferred(message: Message) -> bool:
@@ -120,51 +152,68 @@ def is_deferred(message: Message) -> bool:
 
 
 def claim_call(
-    task_id: str, hostname: str, process: str, enqueued_at: datetime | None = None, *, waits_for_disk: bool = False
+    task_id: str,
+    token: int,
+    hostname: str,
+    process: str,
+    enqueued_at: datetime | None = None,
+    *,
+    waits_for_disk: bool = False,
 ) -> bool:
     """Make a queued call ours and its state "running"; whether it was there to be claimed, and has not been retried or
     replaced since it was enqueued at that time. A claim that waits for the disk is not lost when the database crashes.
     """
     now = adapt_datetime(timezone.now())
-    take, start = [WORKER_ID, task_id], (hostname, now, now, process)
+    take, start = [claim_owner(), token, task_id], (hostname, now, now, process)
     if enqueued_at is not None:
         take.append(adapt_datetime(enqueued_at))
     current = _CURRENT if enqueued_at is not None else ""
-    if connection.vendor == "postgresql":
-        statement = _START.format(mine="FROM mine", id="mine.task_id")
-        mine = _CLAIM.format(async_commit="" if waits_for_disk else ASYNC_COMMIT, current=current)
-        return _execute(f"WITH mine AS ({mine} RETURNING task_id) {statement}", [*take, *start])
-    with transaction.atomic(savepoint=False):
-        return _execute(_CLAIM.format(async_commit="", current=current), take) and _execute(
-            _START.format(mine="", id="%s"), [*start, task_id]
-        )
+    with durable_transaction() if waits_for_disk else nullcontext():
+        if connection.vendor == "postgresql":
+            statement = _START.format(mine="FROM mine", id="mine.task_id")
+            mine = _CLAIM.format(async_commit="" if waits_for_disk else ASYNC_COMMIT, current=current)
+            return _execute(f"WITH mine AS ({mine} RETURNING task_id) {statement}", [*take, *start])
+        with transaction.atomic(savepoint=False):
+            return _execute(_CLAIM.format(async_commit="", current=current), take) and _execute(
+                _START.format(mine="", id="%s"), [*start, task_id]
+            )
 
 
-def finish_call(task_id: str, changes: Mapping[str, Any]) -> bool:
-    """Write how a task ended, and that its call is over; whether it had not ended before, and has a row."""
+def finish_call(task_id: str, token: int | None, changes: Mapping[str, Any]) -> Stored:
+    """Write how a task ended, and that its call is over."""
     update, values = _update(changes)
-    if connection.vendor == "postgresql":
-        return _execute(f"WITH over AS ({_DELETE}) {update}", [task_id, *values, task_id])
-    with transaction.atomic(savepoint=False):
-        _execute(_DELETE, [task_id])
-        return _execute(update, [*values, task_id])
-
-
-def finish_calls(results: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-    """Write how several tasks ended, in one commit."""
+    delete, which = (_DELETE, [task_id]) if token is None else (_DELETE_CLAIMED, [task_id, token])
     if connection.vendor != "postgresql":
         with transaction.atomic(savepoint=False):
-            written = [finish_call(task_id, changes) for task_id, changes in results]
+            is_ours = _execute(delete, which) or token is None
+            return Stored(is_ours, is_ours and _execute(update, [*values, task_id]))
+    if token is None:
+        return Stored(is_ours=True, has_row=_execute(f"WITH over AS ({delete}) {update}", [*which, *values, task_id]))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"WITH over AS ({delete} RETURNING 1), stored AS ({update} AND EXISTS (SELECT 1 FROM over) RETURNING 1) "
+            "SELECT EXISTS (SELECT 1 FROM over), EXISTS (SELECT 1 FROM stored)",
+            [*which, *values, task_id],
+        )
+        return Stored(*cursor.fetchone())
+
+
+def finish_calls(results: Sequence[tuple[str, int, Mapping[str, Any]]]) -> bool:
+    """Write how several tasks ended, each given by its id, its claim's token and the changes, in one commit."""
+    if connection.vendor != "postgresql":
+        with transaction.atomic(savepoint=False):
+            written = [finish_call(task_id, token, changes).has_row for task_id, token, changes in results]
         return all(written)
-    ids = [task_id for task_id, _ in results]
-    columns = {name: [changes.get(name) for _, changes in results] for name in _FINISHED}
-    return _execute(_FINISH_CALLS, [ids, ids, *columns.values()])
+    ids, tokens, changes = zip(*results, strict=True)
+    return _execute(_FINISH_CALLS, [list(ids), list(tokens), *([it.get(name) for it in changes] for name in _FINISHED)])
 
 
-def update_state(task_id: str, changes: Mapping[str, Any]) -> bool:
+def update_state(task_id: str, token: int | None, changes: Mapping[str, Any]) -> bool:
     """Write a state that is not the last one; whether the task had not ended before, and has a row."""
     update, values = _update(changes)
-    return _execute(update, [*values, task_id])
+    if token is None:
+        return _execute(update, [*values, task_id])
+    return _execute(f"{update}{_IS_CLAIMED}", [*values, task_id, task_id, token])
 
 
 def insert_result(result: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
@@ -176,41 +225,62 @@ def insert_result(result: Mapping[str, Any], changes: Mapping[str, Any]) -> bool
     return _execute(f"{_insert(row)} {conflict}", [*row.values()])
 
 
-def release_call(task_id: str, worker: str, *, crashed: bool) -> int | None:
-    """Give back a call that `worker` has claimed, so that it is sent and claimed again. Returns how many processes have
-    died while they ran it, or None if the claim was not the worker's any more.
+def release_call(task_id: str, token: int | None, *, crashed: bool, redelivered: bool = False) -> int | None:
+    """Give back a call that was claimed under this token, so that it is sent and claimed again; `redelivered`, as its
+    task may ask. Returns how many processes have died while they ran it, or None if the claim does not hold any more.
     """
     with transaction.atomic():
-        claimed = Call.objects.select_for_update().filter(task_id=task_id, worker=worker).first()
+        claimed = Call.objects.select_for_update().filter(task_id=task_id, claim_token=token).first()
         if claimed is None:
             return None
-        crash_count = claimed.crash_count + crashed
-        now = timezone.now()
-        batch_key = "" if crashed else claimed.batch_key  # what may kill its process runs alone
-        changes = {"worker": "", "sent_at": None, "send_after": now, "crash_count": crash_count, "batch_key": batch_key}
-        Call.objects.filter(pk=claimed.pk).update(**changes)
-        update_state(task_id, {"status": celery_states.PENDING, "date_started": None, "worker": None, "result": None})
+        now, crash_count = timezone.now(), claimed.crash_count + crashed
+        Call.objects.filter(pk=claimed.pk).update(
+            claimed_by="",
+            claim_token=None,
+            sent_at=None,
+            send_after=now,
+            crash_count=crash_count,
+            message=Message.from_json(claimed.message).redelivered().as_json() if redelivered else claimed.message,
+            is_shared=claimed.is_shared and not crashed,  # what may kill its process runs alone
+        )
+        queued = {"status": celery_states.PENDING, "date_started": None, "worker": None, "result": None}
+        update_state(task_id, None, queued)
         return crash_count
 
 
-def confirm_sent(sent: Sequence[tuple[str, Any]]) -> None:
-    """Write that the broker has the messages of these calls, known by id and `enqueued_at`: one that has been received
-    meanwhile may have been retried, and waits for another message.
+class SentCall(NamedTuple):
+    """A call whose message the broker has. One that has been received meanwhile may have been retried, and waits for
+    another message: so it is known by its id and by `enqueued_at`.
     """
+
+    eta: datetime | None
+    task_id: str
+    enqueued_at: Any
+
+    def lost_at(self, now: datetime) -> Any:
+        """When its message may be lost, if nobody has claimed it by then: a worker may hold it until it is due."""
+        return adapt_datetime(max(now, self.eta or now) + LOST_AFTER)
+
+
+def confirm_sent(sent: Sequence[SentCall]) -> None:
+    """Write that the broker has the messages of these calls."""
     now = timezone.now()
-    moments = adapt_datetime(now), adapt_datetime(now + LOST_AFTER)
+    rows = [(it.lost_at(now), it.task_id, it.enqueued_at) for it in sent]
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            cursor.execute(_CONFIRM_MANY_POSTGRES, (*moments, *map(list, zip(*sent, strict=True))))
+            columns = map(list, zip(*rows, strict=True))
+            cursor.execute(_CONFIRM_MANY_POSTGRES, (adapt_datetime(now), *columns))
         else:
-            cursor.executemany(_CONFIRM_ONE, [(*moments, *it) for it in sent])
+            cursor.executemany(_CONFIRM_ONE, [(adapt_datetime(now), *row) for row in rows])
 
 
 def postpone_resending(task_ids: Sequence[str]) -> None:
     """Leave the messages of these calls to their sender for a while: it is alive, and sends one after the other."""
     for start in range(0, len(task_ids), MAX_IDS):
-        unsent = Call.objects.filter(task_id__in=task_ids[start : start + MAX_IDS], sent_at=None, worker="")
-        unsent.filter(send_after__lt=timezone.now() + UNSENT_AFTER).update(send_after=timezone.now() + LOST_AFTER)
+        unsent = Call.objects.filter(task_id__in=task_ids[start : start + MAX_IDS], sent_at=None, claimed_by="")
+        unsent.filter(send_after__lt=timezone.now() + UNSENT_AFTER).update(
+            send_after=timezone.now() + RESENDING_POSTPONED_BY
+        )
 
 
 def _insert(row: Mapping[str, Any]) -> str:

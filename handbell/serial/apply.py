@@ -17,6 +17,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from handbell.common.codec import decode_arguments, encode_error, encode_result, formatted_traceback
 from handbell.common.connections import was_interrupted
+from handbell.common.outages import lacks_resources
 from handbell.common.time_limits import WorkKind, is_told_to_stop, run_limited
 from handbell.errors import HandbellError, RowMissing, UnknownTask
 from handbell.models import SerialModel
@@ -48,18 +49,19 @@ class OperationInterrupted(BaseException):
     knows. `error` is what has come of it.
     """
 
-    def __init__(self, operation_id: int, attempt: int, error: BaseException) -> None:
-        super().__init__(operation_id, attempt, error)
-        self.operation_id, self.attempt, self.error = operation_id, attempt, error
+    def __init__(self, operation_id: int, claim_token: int, error: BaseException) -> None:
+        super().__init__(operation_id, claim_token, error)
+        self.operation_id, self.claim_token, self.error = operation_id, claim_token, error
 
 
 class BatchApplier:
     """Applies operations of one lane, out of `lanes`. Their outcomes are in `succeeded` (id, JSON) and `failed`; the
-    caller writes it. Without savepoints a failing operation that has used the database raises `TransactionSpoiled`.
+    caller writes it. `claim_token` is that of the one operation, if it was claimed. Without savepoints a failing
+    operation that has used the database raises `TransactionSpoiled`.
     """
 
-    def __init__(self, lane: int, lanes: int, mode: Mode = Mode.SAVEPOINTS) -> None:
-        self.lane, self.lanes, self.mode = lane, lanes, mode
+    def __init__(self, lane: int, lanes: int, mode: Mode = Mode.SAVEPOINTS, claim_token: int = 0) -> None:
+        self.lane, self.lanes, self.mode, self.claim_token = lane, lanes, mode, claim_token
         self.succeeded: list[tuple[int, str]] = []
         self.failed: list[OperationFailure] = []
         self._rows: dict[RowKey, SerialModel | None] = {}
@@ -99,8 +101,8 @@ class BatchApplier:
                 result = self._with_database(number, task, args, kwargs)
             else:
                 result = self._on_row(number, task, args, kwargs)
-        except (Exception, SystemExit) as error:  # (whatever it is, it is the operation's own)
-            if is_told_to_stop(error):
+        except (Exception, SystemExit) as error:  # (whatever else it is, it is the operation's own)
+            if is_told_to_stop(error) or lacks_resources(error):
                 raise
             failure = describe_failure(operation, error, blocks=task is not None and task.blocks)
             self.failed.append(failure)
@@ -158,13 +160,12 @@ class BatchApplier:
 
     def _run(self, number: int, task: SerialTask[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> str:
         """Run the function, within its time limits; its result as JSON."""
-        work, limits = (WorkKind.OPERATION, *self._attempt(number)), self._limits[task.name]
+        work, limits = (WorkKind.OPERATION, *self._run_of(number)), self._limits[task.name]
         return encode_result(task.name, run_limited(*work, *limits, lambda: task.run(*args, **kwargs)))
 
-    def _attempt(self, number: int) -> tuple[int, int]:
-        """The id of an operation, and which attempt this is."""
-        operation = self._batch[number][0]
-        return operation.id, operation.attempts + self.mode.claims_first
+    def _run_of(self, number: int) -> tuple[int, int]:
+        """The id of an operation, and the token under which it runs."""
+        return self._batch[number][0].id, self.claim_token
 
     def _note_change(self, key: RowKey, row: SerialModel, before: dict[str, Any]) -> None:
         drop_caches(row, before)
@@ -234,11 +235,11 @@ class BatchApplier:
             yield
         except Exception as error:
             if was_interrupted(error):
-                raise OperationInterrupted(*self._attempt(number), error) from error
+                raise OperationInterrupted(*self._run_of(number), error) from error
             raise
         if self._connection.savepoint_ids != savepoints or not self._connection.in_atomic_block:
             reason = HandbellError("It went on after a soft time limit in the middle of a statement to the database.")
-            raise OperationInterrupted(*self._attempt(number), reason)
+            raise OperationInterrupted(*self._run_of(number), reason)
 
     def _forget_rows(self) -> None:
         self._rows.clear()

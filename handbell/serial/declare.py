@@ -12,6 +12,15 @@ from celery.result import AsyncResult
 from django.db import models
 from django.utils import timezone
 
+from handbell.arguments import (
+    MAX_DELAY_SECONDS,
+    require_call,
+    require_iterable,
+    require_moment,
+    require_number,
+    require_text,
+    shown,
+)
 from handbell.common.ledger_task import LedgerTask, ManyResults
 from handbell.conf import conf
 from handbell.models import SerialModel
@@ -28,7 +37,6 @@ OnFailure = Literal["continue", "block"]
 TAKES = "task_id, countdown, eta and idempotency_key; to go on after it, enqueue from within another task"
 GLOBAL_KEY = ""
 GRACE_SECONDS = 5.0  # from the soft time limit to the hard one, where none is given
-MAX_KEY_CHARACTERS = 255  # as in the ledger's columns
 
 
 class SerialTask(LedgerTask[P, R_co]):
@@ -61,8 +69,8 @@ class SerialTask(LedgerTask[P, R_co]):
         """
         if self.on is not None and self.request.called_directly and args and not isinstance(args[0], self.on):
             raise TypeError(
-                f"{self.name} called directly takes a {self.on.__name__}, not {args[0]!r}. To enqueue an operation, "
-                "write .delay(…)."
+                f"{self.name} called directly takes a {self.on.__name__}, not {shown(args[0])}. To enqueue an "
+                "operation, write .delay(…)."
             )
         return super().__call__(*args, **kwargs)
 
@@ -83,15 +91,21 @@ class SerialTask(LedgerTask[P, R_co]):
         `idempotency_key`, or the same `task_id`, enqueues nothing and returns the first one's result.
 
         Raises:
-            TypeError: the arguments do not fit the task, are not JSON, or an option is not for serial tasks.
+            TypeError, ValueError: the arguments do not fit the task, an option is not for serial tasks, or its value
+                makes no sense.
+            NotJson, ArgumentsTooLarge: the arguments cannot be stored.
         """
         self.refuse_options(options, "a serial task", TAKES)
-        not_before = timezone.now() + timedelta(seconds=countdown) if countdown else eta
+        not_before = require_moment("eta", eta) if eta else None
+        if countdown:
+            seconds = require_number("countdown", countdown, -MAX_DELAY_SECONDS, MAX_DELAY_SECONDS)
+            not_before = timezone.now() + timedelta(seconds=seconds)
         if idempotency_key is not None:
-            idempotency_key = _checked_length("idempotency_key", f"{self.name}:{idempotency_key}")
-        call = self.bind_arguments(tuple(args or ()), dict(kwargs or {}))
-        task_id = task_id and _checked_length("task_id", task_id)
-        return self.AsyncResult(enqueue_operation(self.name, call, task_id, not_before, idempotency_key))
+            given = require_text("idempotency_key", idempotency_key)
+            idempotency_key = require_text("idempotency_key", f"{self.name}:{given}")
+        call = self.bind_arguments(*require_call(self.name, args, kwargs))
+        task_id = require_text("task_id", task_id) if task_id else None
+        return self.AsyncResult(enqueue_operation(call, task_id, not_before, idempotency_key))
 
     def delay_many(self, calls: Iterable[Sequence[Any]]) -> ManyResults[R_co]:
         """Enqueue an operation for each tuple of arguments, in their order, in one transaction.
@@ -99,13 +113,18 @@ class SerialTask(LedgerTask[P, R_co]):
         `calls` may be a generator of any length; it is taken in parts. The answer is a sequence of results that holds
         no more than one id in memory.
         """
-        return enqueue_operations(self.name, (self.bind_arguments(tuple(args), {}) for args in calls), self.AsyncResult)
+        bound = (
+            self.bind_arguments(*require_call(self.name, args, None))
+            for args in require_iterable("delay_many()", calls)
+        )
+        return enqueue_operations(self.name, bound, self.AsyncResult)
 
     def bind_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> OperationCall:
         """Check the arguments and find their key.
 
         Raises:
             TypeError: the arguments do not fit the function.
+            ValueError: the key is no text that databases can hold.
         """
         if self.on is not None:
             if not args:
@@ -113,9 +132,9 @@ class SerialTask(LedgerTask[P, R_co]):
                 args = (kwargs.pop(name),) if name in kwargs else ()
             self.__header__(*args, **kwargs)  # type: ignore[attr-defined]
             pk = self._primary_key(args[0])
-            return OperationCall(_checked_length("The key", self.on.key_of(pk)), (pk, *args[1:]), kwargs)
+            return OperationCall(self.name, require_text("The key", self.on.key_of(pk)), (pk, *args[1:]), kwargs)
         self.__header__(*args, **kwargs)  # type: ignore[attr-defined]
-        return OperationCall(self._key_from_arguments(args, kwargs), args, kwargs)
+        return OperationCall(self.name, self._key_from_arguments(args, kwargs), args, kwargs)
 
     def _primary_key(self, given: Any) -> Any:
         assert self.on is not None
@@ -123,12 +142,12 @@ class SerialTask(LedgerTask[P, R_co]):
         if isinstance(given, self.on):
             given = given.pk
         if given is None or isinstance(given, models.Model):
-            raise TypeError(f"{self.name} takes the primary key of a {self.on.__name__} first, not {given!r}.")
+            raise TypeError(f"{self.name} takes the primary key of a {self.on.__name__} first, not {shown(given)}.")
         try:
             pk = field.to_python(given)
             field.run_validators(pk)
         except Exception as error:  # ValidationError has no plain message
-            raise TypeError(f"{self.name}: {given!r} is not a primary key of {self.on.__name__}.") from error
+            raise TypeError(f"{self.name}: {shown(given)} is not a primary key of {self.on.__name__}.") from error
         return pk if isinstance(pk, int | str) else str(pk)
 
     def _key_from_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -136,18 +155,11 @@ class SerialTask(LedgerTask[P, R_co]):
             return GLOBAL_KEY
         bound = inspect.signature(self.run).bind(*args, **kwargs)
         bound.apply_defaults()
-        return _checked_length("The key", self.key.format_map(bound.arguments))
-
-
-def _checked_length(what: str, text: str) -> str:
-    """The text, if it fits into its column: PostgreSQL would roll back the caller's transaction if it did not.
-
-    Raises:
-        TypeError: it is too long.
-    """
-    if len(text) > MAX_KEY_CHARACTERS:
-        raise TypeError(f"{what} {text[:40]!r}… has {len(text)} characters; the limit is {MAX_KEY_CHARACTERS}.")
-    return text
+        try:
+            key = self.key.format_map(bound.arguments)
+        except Exception as error:
+            raise TypeError(f"{self.name}: its key cannot be made from these arguments: {error}.") from error
+        return require_text("The key", key)
 
 
 @overload
@@ -208,6 +220,11 @@ def serial_task(
 
     def declare(run: Callable[..., Any]) -> Any:
         _check_declaration(run, on, key, create=create, external=external, on_failure=on_failure)
+        for limit in ("soft_time_limit", "time_limit"):
+            if options.get(limit) is not None:
+                require_number(f"@serial_task {run.__name__}: {limit}=", options[limit], 0, MAX_DELAY_SECONDS)
+        if "name" in options:
+            require_text(f"@serial_task {run.__name__}: name=", options["name"])
         declared: Any = shared_task  # the stubs know no base= together with a function
         task = declared(
             run,
@@ -244,13 +261,15 @@ def _check_declaration(
     if on is not None and (key is not None or external):
         raise TypeError(f"@serial_task {name}: on= gives the key and the row; leave out key= and external=.")
     if on is not None and not (inspect.isclass(on) and issubclass(on, SerialModel)):
-        raise TypeError(f"@serial_task {name}: on= takes a subclass of SerialModel, not {on!r}.")
+        raise TypeError(f"@serial_task {name}: on= takes a subclass of SerialModel, not {shown(on)}.")
     if on is not None and not parameters:
         raise TypeError(f"@serial_task {name}: with on= the function takes the row first.")
+    if key is not None:
+        require_text(f"@serial_task {name}: key=", key)
     if create and on is None:
         raise TypeError(f"@serial_task {name}: create= needs on=.")
-    if on_failure not in {"continue", "block"}:
-        raise TypeError(f"@serial_task {name}: on_failure= is 'continue' or 'block', not {on_failure!r}.")
+    if on_failure not in ("continue", "block"):
+        raise TypeError(f"@serial_task {name}: on_failure= is 'continue' or 'block', not {shown(on_failure)}.")
     fields = {
         field.partition(".")[0].partition("[")[0]
         for _, field, _, _ in Formatter().parse(key or "")

@@ -8,16 +8,18 @@ transaction. On SQLite the write lock, taken when the transaction begins, does t
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 
 from celery import shared_task
-from django.db import connection, transaction
+from django.db import Error, connection, transaction
 from django.utils import timezone
 
 from handbell import states
+from handbell.common.claims import new_claim_token
 from handbell.common.connections import close_connections
 from handbell.common.doorbell import NO_LIMIT_SECONDS
-from handbell.common.outages import OUTAGE_ERRORS
+from handbell.common.outages import is_outage
 from handbell.conf import conf
 from handbell.errors import ProcessDied
 from handbell.models import LaneCount
@@ -29,7 +31,14 @@ from handbell.serial.apply import (
     describe_failure,
     find_serial_task,
 )
-from handbell.serial.claim import OperationClaim, claim_operation, confirm_claim, is_external, run_external
+from handbell.serial.claim import (
+    OperationClaim,
+    claim_operation,
+    confirm_claim,
+    is_external,
+    release_unknown_claim,
+    run_external,
+)
 from handbell.serial.interrupted import fail_interrupted
 from handbell.serial.modes import Mode
 from handbell.serial.sql import PendingOperation
@@ -40,7 +49,6 @@ MAX_BATCH_OPERATIONS = 2_000
 MAX_BATCH_SECONDS = 0.2  # applying is cut short here, so that the lock is not held for long
 MAX_SAVEPOINTS = 60  # in a transaction: PostgreSQL keeps up to 64 subtransactions in shared memory
 MAX_CRASHES = 3  # processes that one operation may cost before it is given up
-CLAIM_SECONDS = 3.0  # from claiming an operation that is run one by one to having the lock for it
 logger = logging.getLogger(__name__)
 
 
@@ -55,12 +63,16 @@ def drain(lane: int) -> None:
             if LaneDrain(*answered).run(min(end, time.monotonic() + TURN_SECONDS)):
                 doorbell.lane_doorbell(lane).ring()
             answered = doorbell.answer_another() if time.monotonic() < end else None
-    except OUTAGE_ERRORS:
+    except Error as error:
+        if not is_outage(error):
+            raise
         # Nothing of the batch was written; the sweeper rings again.
         logger.warning(
             "Lane %s: the drain broke off in the middle of a batch. It is resumed soon.", lane, exc_info=True
         )
         connection.close()
+        with suppress(Error):  # it is no crash; if this cannot be said, the process counts as one when it dies
+            doorbell.leave(lane)
 
 
 class StepOutcome(Enum):
@@ -78,14 +90,15 @@ class LaneDrain:
 
     def __init__(self, lane: int, crash_count: int = 0, one_by_one: int = 0) -> None:
         self.lane = lane
-        self.crash_count = crash_count
+        self.has_committed = False
         # A drain that crashed before its first commit may have been killed by an operation: find that one by running
-        # them one by one. Or it is alive and on its way to the lock, so nothing worse follows from this number.
-        self.one_by_one = one_by_one or (MAX_BATCH_OPERATIONS if crash_count > 1 else 0)
+        # them one by one.
+        self.one_by_one = one_by_one or (MAX_BATCH_OPERATIONS if crash_count else 0)
         self.writes_each = False
         # How many operations are to be run with savepoints; twice as many after each transaction that was spoiled.
         self.with_savepoints, self.next_with_savepoints = 0, MAX_SAVEPOINTS
         self.applied = 0
+        self.claim_token: int | None = None  # of an operation that we have claimed, or may have
 
     def run(self, end: float | None = None) -> bool:
         """Apply operations until none waits, or until `end` by the monotonic clock, by default in a second; whether
@@ -93,8 +106,14 @@ class LaneDrain:
         """
         end = end or time.monotonic() + SLICE_SECONDS
         outcome = StepOutcome.MORE
-        while outcome is StepOutcome.MORE and time.monotonic() < end:
-            outcome = self._step_or_fall_back()
+        try:
+            while outcome is StepOutcome.MORE and time.monotonic() < end:
+                outcome = self._step_or_fall_back()
+        except Error:
+            if self.claim_token is not None:
+                connection.close()
+                release_unknown_claim(self.claim_token)
+            raise
         # This look comes after the lock was released: another drain that found it taken has left, and relies on it.
         return outcome is not StepOutcome.HELD and sql.is_drainable(self.lane)
 
@@ -111,15 +130,13 @@ class LaneDrain:
         """Do one transaction. If it fails, a more cautious mode follows, in which the faulty operation fails alone."""
         try:
             return self._step()
-        except OUTAGE_ERRORS:
-            raise
         except OperationInterrupted as interrupted:
             close_connections()
-            fail_interrupted(interrupted.operation_id, interrupted.attempt, interrupted.error)
+            fail_interrupted(interrupted.operation_id, interrupted.claim_token, interrupted.error)
         except TransactionSpoiled:
             self.with_savepoints, self.next_with_savepoints = self.next_with_savepoints, self.next_with_savepoints * 2
-        except Exception:
-            if self.one_by_one:
+        except Exception as error:
+            if self.one_by_one or is_outage(error):
                 raise
             self.one_by_one = MAX_BATCH_OPERATIONS if self.writes_each else 0
             self.writes_each = True
@@ -129,7 +146,7 @@ class LaneDrain:
         with transaction.atomic():
             lock = sql.lock_lane(self.lane)
             if lock is sql.LaneLock.BUSY:
-                doorbell.uncount_crash(self.lane)
+                doorbell.leave(self.lane)
                 return StepOutcome.HELD
             if lock is sql.LaneLock.CLOSED:
                 self._note_progress(0)
@@ -143,6 +160,7 @@ class LaneDrain:
             run_external(self.lane, claim)
         elif claim is not None:
             self._run_claimed(claim)
+        self.claim_token = None
         return StepOutcome.MORE
 
     def _apply_or_claim(self, batch: Sequence[PendingOperation]) -> OperationClaim | None:
@@ -151,8 +169,10 @@ class LaneDrain:
         mode = self._mode(first.task)
         if first.attempts >= MAX_CRASHES:
             self._give_up(first)
+            self.one_by_one = 1  # this was the one
         elif mode.claims_first:
-            claim = claim_operation(first, None if mode is Mode.EXTERNAL else CLAIM_SECONDS)
+            self.claim_token = new_claim_token()
+            claim = claim_operation(first, self.claim_token)
             done = 1 if mode is Mode.EXTERNAL else 0
         else:
             done = self._apply_batch(batch, mode)
@@ -167,10 +187,12 @@ class LaneDrain:
             with transaction.atomic():
                 sql.lock_lane(self.lane, wait=True)
                 if confirm_claim(claim):
-                    self._note_progress(self._apply_batch([claim.operation], Mode.ONE_BY_ONE))
-        except OUTAGE_ERRORS:
-            raise
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is the operation's own)
+                    if claim.attempt > 1:
+                        self.one_by_one = 1  # this was the one that had killed somebody
+                    self._note_progress(self._apply_batch([claim.operation], Mode.ONE_BY_ONE, claim.token))
+        except Exception as error:  # (whatever it is, it is the operation's own)
+            if is_outage(error):
+                raise
             task = find_serial_task(claim.operation.task)
             failure = describe_failure(claim.operation, error, blocks=task is not None and task.blocks)
             with transaction.atomic():
@@ -179,9 +201,9 @@ class LaneDrain:
                     sql.complete_operations(self.lane, [], [failure], claim.started_at)
                     self._note_progress(1)
 
-    def _apply_batch(self, batch: Sequence[PendingOperation], mode: Mode) -> int:
+    def _apply_batch(self, batch: Sequence[PendingOperation], mode: Mode, claim_token: int = 0) -> int:
         lanes = LaneCount.objects.values_list("count", flat=True).get(pk=1)  # does not change while we hold the lock
-        applier = BatchApplier(self.lane, lanes, mode)
+        applier = BatchApplier(self.lane, lanes, mode, claim_token)
         applier.prepare(batch)
         started_at, end = timezone.now(), time.monotonic() + MAX_BATCH_SECONDS
         with applier.watching_queries():
@@ -215,9 +237,9 @@ class LaneDrain:
         sql.complete_operations(self.lane, [], [failure], timezone.now(), failed_as=states.LOST)
 
     def _note_progress(self, done: int) -> None:
-        """Note, with this commit, that the drain has not crashed, and how many operations it has finished."""
+        """Note, with this commit, that nothing has killed the drain, and how many operations it has finished."""
         self.applied += done
         self.with_savepoints = max(0, self.with_savepoints - done)
-        if self.crash_count or self.one_by_one:
-            self.crash_count, self.one_by_one = 0, max(0, self.one_by_one - done)
-            doorbell.reset_crashes(self.lane, self.one_by_one)
+        if not self.has_committed or self.one_by_one:
+            self.has_committed, self.one_by_one = True, max(0, self.one_by_one - done)
+            doorbell.note_commit(self.lane, self.one_by_one)

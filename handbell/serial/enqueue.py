@@ -37,14 +37,15 @@ _INSERT_MANY_POSTGRES = (
 
 
 class OperationCall(NamedTuple):
-    """What an operation is for: its key, and the checked arguments."""
+    """What an operation is for: its task, its key, and the checked arguments."""
 
+    task: str
     key: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     def arguments(self) -> str:
-        return encode_arguments(self.args, self.kwargs)
+        return encode_arguments(f"The arguments of {self.task}", (self.args, self.kwargs))
 
 
 class _LaneCount:
@@ -63,12 +64,10 @@ lane_count = _LaneCount()
 
 
 def enqueue_operation(
-    task: str, call: OperationCall, task_id: str | None, not_before: datetime | None, idempotency_key: str | None
+    call: OperationCall, task_id: str | None, not_before: datetime | None, idempotency_key: str | None
 ) -> str:
     """Insert one operation; the id of its result, or of the one that came first with the same id or idempotency key."""
     arguments, task_id, now = call.arguments(), task_id or str(uuid.uuid4()), timezone.now()
-    if not_before is not None and timezone.is_naive(not_before):
-        not_before = timezone.make_aware(not_before)
     fresh = False
     while True:
         count = lane_count.get(fresh=fresh)
@@ -77,7 +76,7 @@ def enqueue_operation(
             task_id,
             lane,
             call.key,
-            task,
+            call.task,
             arguments,
             idempotency_key,
             adapt_datetime(not_before),

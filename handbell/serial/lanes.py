@@ -8,6 +8,7 @@ from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 
 from handbell import states
+from handbell.arguments import require_key, shown
 from handbell.common.codec import encode_error
 from handbell.errors import LaneRefused
 from handbell.models import Doorbell, Lane, LaneCount, Operation, lane_of
@@ -76,6 +77,7 @@ def retry_operation(operation_id: int) -> None:
     """Queue a failed operation again; by its id it comes before those that were enqueued after it. A lane that it
     blocks goes on with it.
     """
+    require_key("operation", operation_id)
     with transaction.atomic():
         # This comes first: from here to the commit nobody changes the number of lanes.
         Lane.objects.filter(blocked_by=operation_id).update(blocked_by=None)
@@ -92,6 +94,7 @@ def retry_operation(operation_id: int) -> None:
 
 def cancel_operation(operation_id: int) -> None:
     """Take an operation that has not begun out of its lane."""
+    require_key("operation", operation_id)
     with transaction.atomic():
         waiting = Operation.objects.filter(pk=operation_id, status=states.QUEUED)
         lane = waiting.values_list("lane", flat=True).first()
@@ -112,8 +115,8 @@ def resize(count: int) -> int:
         LaneRefused: `count` is out of range, a lane is blocked, an external operation is running, or a transaction
             has used lanes for more than five seconds.
     """
-    if not 1 <= count <= MAX_LANES:
-        raise LaneRefused(f"There can be 1 to {MAX_LANES} lanes, not {count}.")
+    if not isinstance(count, int) or not 1 <= count <= MAX_LANES:
+        raise LaneRefused(f"There can be 1 to {MAX_LANES} lanes, not {shown(count)}.")
     with transaction.atomic():
         if connection.vendor == "postgresql":  # SQLite: the transaction began with the write lock
             _lock_tables()
@@ -168,7 +171,7 @@ def _move_waiting(count: int) -> int:
 
 
 def _update_lane(lane: int, **values: object) -> None:
-    if not Lane.objects.filter(pk=lane).update(**values):
+    if not Lane.objects.filter(pk=require_key("lane", lane)).update(**values):
         raise LaneRefused(f"There is no lane {lane}. `manage.py handbell lanes` lists them.")
 
 
@@ -178,7 +181,12 @@ def _require_blocked(lane: int) -> int:
     Raises:
         LaneRefused: none does.
     """
-    blocking = Lane.objects.select_for_update().filter(pk=lane).values_list("blocked_by", flat=True).first()
+    blocking = (
+        Lane.objects.select_for_update()
+        .filter(pk=require_key("lane", lane))
+        .values_list("blocked_by", flat=True)
+        .first()
+    )
     if blocking is None:
         raise LaneRefused(f"Lane {lane} is not blocked.")
     return blocking

@@ -20,9 +20,7 @@ logger = logging.getLogger(__name__)
 
 # The states are literals, not parameters, so that both databases see that the partial index applies.
 _WAITING = "lane = %s AND status IN ('queued', 'running') AND not_before IS NULL"
-_LANE_CLAIMED = (
-    "EXISTS (SELECT 1 FROM handbell_operation WHERE lane = %s AND status = 'running' AND lease_expires_at > %s)"
-)
+_LANE_CLAIMED = "EXISTS (SELECT 1 FROM handbell_operation WHERE lane = %s AND status = 'running')"
 _PENDING = (
     f"SELECT id, task, arguments, attempts, {_LANE_CLAIMED} FROM handbell_operation WHERE {_WAITING} "
     "ORDER BY id LIMIT %s"
@@ -97,7 +95,7 @@ def extend_idle_timeout(seconds: float) -> None:
 def pending_operations(lane: int, limit: int) -> list[PendingOperation]:
     """The first operations that wait in the lane, up to so many, in their order."""
     with connection.cursor() as cursor:
-        cursor.execute(_PENDING, (lane, adapt_datetime(timezone.now()), lane, limit))
+        cursor.execute(_PENDING, (lane, lane, limit))
         return list(map(PendingOperation._make, cursor.fetchall()))
 
 
@@ -133,7 +131,8 @@ def complete_operations(
         for failure in failed:
             cursor.execute(
                 "UPDATE handbell_operation SET status = %s, result = %s, traceback = %s, attempts = attempts + 1, "
-                "lease_expires_at = NULL, started_at = COALESCE(started_at, %s), finished_at = %s WHERE id = %s",
+                "claimed_by = '', claim_token = NULL, started_at = COALESCE(started_at, %s), finished_at = %s "
+                "WHERE id = %s",
                 (failed_as, failure.error, failure.traceback, began, now, failure.id),
             )
         blocking = next((failure.id for failure in failed if failure.blocks), None)
@@ -153,13 +152,13 @@ def _write_results(cursor: Any, succeeded: Sequence[tuple[int, str]], began: Any
         ids, results = zip(*succeeded, strict=True)
         cursor.execute(
             "UPDATE handbell_operation AS o SET status = 'succeeded', result = done.result, attempts = attempts + 1, "
-            "lease_expires_at = NULL, started_at = %s, finished_at = %s "
+            "claimed_by = '', claim_token = NULL, started_at = %s, finished_at = %s "
             "FROM unnest(%s::bigint[], %s::text[]) AS done(id, result) WHERE o.id = done.id",
             (began, now, list(ids), list(results)),
         )
     else:
         cursor.executemany(
             "UPDATE handbell_operation SET status = 'succeeded', result = %s, attempts = attempts + 1, "
-            "lease_expires_at = NULL, started_at = %s, finished_at = %s WHERE id = %s",
+            "claimed_by = '', claim_token = NULL, started_at = %s, finished_at = %s WHERE id = %s",
             [(result, began, now, operation) for operation, result in succeeded],
         )

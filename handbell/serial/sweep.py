@@ -20,16 +20,15 @@ _LANES_WITH_WORK = """
       AND EXISTS (SELECT 1 FROM handbell_operation AS o
                   WHERE o.lane = lane.id AND o.status IN ('queued', 'running') AND o.not_before IS NULL)
       AND NOT EXISTS (SELECT 1 FROM handbell_operation AS o
-                      WHERE o.lane = lane.id AND o.status = 'running' AND o.lease_expires_at > %s)
+                      WHERE o.lane = lane.id AND o.status = 'running')
 """
 
 
 def sweep_lanes() -> None:
     """Sweep once."""
     _admit_due_operations()
-    now = timezone.now()
     with connection.cursor() as cursor:
-        cursor.execute(_LANES_WITH_WORK, (adapt_datetime(now - RECENT_DRAIN), adapt_datetime(now)))
+        cursor.execute(_LANES_WITH_WORK, (adapt_datetime(timezone.now() - RECENT_DRAIN),))
         waiting = [int(row[0]) for row in cursor.fetchall()]
     for lane in waiting:
         lane_doorbell(lane).ring_again()

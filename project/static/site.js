@@ -35,6 +35,7 @@
 
   document.addEventListener("htmx:beforeSwap", (event) => {
     const { xhr, pathInfo } = event.detail;
+    if (xhr.status === 429) Object.assign(event.detail, { shouldSwap: true, isError: false }); // the card says why
     const [asked, answered] = [pathInfo.finalRequestPath, pathInfo.responsePath].map((path) => path?.split("?")[0]);
     // A session that has ended answers with the page for signing in: show that as a page, not inside this one.
     if (answered && answered !== asked) {

@@ -7,13 +7,16 @@ from django.db import models
 
 
 class Run(models.Model):
-    """`task_ids` and `job_ids` are what tells how far the run is; `inputs` is what the form held."""
+    """`task_ids` and `job_ids` are what tells how far the run is; `inputs` is what the form held. `outcome` is kept
+    once the run has finished: its counts, and the verdict on it.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     workload = models.CharField(max_length=40)
     inputs = models.JSONField(default=dict)
     task_ids = models.JSONField(default=list)
     job_ids = models.JSONField(default=list)
+    outcome = models.JSONField(null=True)
     started_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )

@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 from handbell import BrokerUnavailable, require_broker
 from tasks_app.models import Entry, Run
 from tasks_app.queues import QUEUES
+from tasks_app.throttle import TooManyStarts, count_start
 from tasks_app.web.forms import FORMS, WorkloadForm
 from tasks_app.workloads import WORKLOADS, Workload
 
@@ -41,18 +42,27 @@ def home(request: HttpRequest) -> HttpResponse:
 @login_required
 @permission_required(START, raise_exception=True)
 def start(request: Request, slug: str) -> HttpResponse:
-    """Start a workload and answer with its card, or the whole page without JavaScript. The work is not waited for."""
+    """Start a workload, and answer without waiting for the work."""
     if slug not in WORKLOADS:
         raise Http404(slug)
     form = FORMS[slug](request.POST, request=request)
     if form.is_valid():
         try:
             require_broker()
+            count_start(request.user)  # type: ignore[arg-type]
             WORKLOADS[slug].start(form.inputs(), user=request.user)  # type: ignore[arg-type]
+        except TooManyStarts as refusal:
+            form.add_error(None, str(refusal))
+            return refusal.as_status(answer(request, slug, form))
         except (BrokerUnavailable, ValueError) as error:
             form.add_error(None, str(error))
         except OperationalError as error:
             form.add_error(None, f"The broker does not take messages ({error}). Some tasks may have been sent.")
+    return answer(request, slug, form)
+
+
+def answer(request: Request, slug: str, form: WorkloadForm) -> HttpResponse:
+    """What a form that was sent is answered with: its card, or without JavaScript the whole page."""
     if request.htmx:
         return render(request, "fragments/card.html", card(request, WORKLOADS[slug], form))
     return redirect("home") if form.is_valid() else page(request, {slug: form})
@@ -82,12 +92,6 @@ def system(request: HttpRequest) -> HttpResponse:
     return render(request, "fragments/system.html", context)
 
 
-@require_GET
-def healthz(request: HttpRequest) -> HttpResponse:
-    """For load balancers: the web server answers. Says nothing about anything else."""
-    return HttpResponse("ok", content_type="text/plain")
-
-
 def page(request: HttpRequest, sent: Mapping[str, WorkloadForm]) -> HttpResponse:
     """Every workload's card, with a form to fill in or the one that was sent."""
     cards = [card(request, work, sent.get(slug) or FORMS[slug](request=request)) for slug, work in WORKLOADS.items()]
@@ -110,6 +114,5 @@ def shown(run: Run) -> dict[str, Any]:
     workload = WORKLOADS.get(run.workload)
     if workload is None:
         raise Http404(run.workload)
-    progress = workload.progress(run)
-    verdict = workload.judge(run) if progress.done else None
+    progress, verdict = workload.outcome(run)
     return {"run": run, "progress": progress, "verdict": verdict, "live": workload.live(run)}

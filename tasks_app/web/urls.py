@@ -15,7 +15,6 @@ urlpatterns = [
     path("jobs/<int:pk>/progress/", jobs.progress, name="job_progress"),
     path("jobs/<int:pk>/<slug:action>/", jobs.steer, name="steer_job"),
     path("system/", home.system, name="system"),
-    path("healthz", home.healthz, name="healthz"),
     path("entries/<int:pk>/", entries.entry, name="entry"),
     path("entries/<int:pk>/numbers/", entries.numbers, name="entry_numbers"),
     path("api/tasks/<str:task_id>/", api.task, name="api_task"),

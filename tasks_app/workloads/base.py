@@ -5,7 +5,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -75,6 +75,19 @@ class Workload(ABC):
     @abstractmethod
     def judge(self, run: Run) -> Verdict:
         """The verdict on a run whose tasks have all finished."""
+
+    def outcome(self, run: Run) -> tuple[Progress, Verdict | None]:
+        """How far the run is, and the verdict once it has finished; from then on both are kept with it. What has failed
+        may be retried, so then it is judged again if something has changed.
+        """
+        kept = Progress(**run.outcome["progress"]) if run.outcome else None
+        progress = self.progress(run) if kept is None or kept.failed else kept
+        if not progress.done:
+            return progress, None
+        if run.outcome is None or progress != kept:
+            run.outcome = {"progress": asdict(progress), "verdict": asdict(self.judge(run))}
+            Run.objects.filter(pk=run.pk).update(outcome=run.outcome)  # it may have been deleted meanwhile
+        return progress, Verdict(**run.outcome["verdict"])
 
     def tasks(self, run: Run) -> Iterator[QuerySet[TaskResult]]:
         """The results of the run's tasks so far, a slice at a time, in the order of their ids."""

@@ -31,7 +31,7 @@ def start(page: Page, slug: str, inputs: dict[str, str]) -> None:
 
 def expect_success(page: Page, slug: str, verdict: str) -> None:
     run = card(page, slug).locator(".run")
-    expect(run).to_have_attribute("data-state", "succeeded", timeout=20_000)
+    expect(run).to_have_attribute("data-state", "succeeded", timeout=60_000)
     expect(run.locator(".verdict")).to_contain_text(verdict)
 
 

@@ -16,6 +16,8 @@ def test_an_entry_is_shown_at_once_and_its_numbers_arrive_without_a_reload(page:
     entry.click()
 
     numbers = page.locator("#numbers")
+    expect(numbers).to_have_attribute("data-state", "fresh")
+    page.get_by_role("button", name="Count a visit").click()
     expect(numbers).to_have_attribute("data-state", "waiting")
     expect(page.locator(".prose")).to_be_visible()
     page.evaluate("window.sameDocument = true")

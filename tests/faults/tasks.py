@@ -7,15 +7,12 @@ import time
 from pathlib import Path
 
 from celery import shared_task
-from django.db import Error, connection
 
 from handbell import Job, serial_task
 from handbell.errors import JobRefused
-from tasks_app.models import Counter, Score
-from tasks_app.tasks import fibonacci, increment_value, read_value
+from tasks_app.models import Counter
+from tasks_app.tasks import fibonacci
 from tests.servers import wait_for
-
-SHARED = [f"shared-{number}" for number in range(5)]
 
 
 @serial_task(on=Counter, create=True)
@@ -75,11 +72,6 @@ def weigh(item: int) -> int:
     return item * 1000 + fibonacci.run(15) % 1000
 
 
-def store(results: list[int]) -> None:
-    """Fails if a row is there already."""
-    Score.objects.bulk_create(Score(item=result // 1000, value=result % 1000) for result in results)
-
-
 @shared_task
 def misbehave(item: int) -> int:
     """One in a hundred raises, one in a thousand kills its process, and one in a thousand never returns."""
@@ -105,37 +97,3 @@ def wait_inside(job_id: int) -> str:
     except JobRefused as error:
         return str(error)
     return "it waited"
-
-
-def produce(index: int, seconds: float, ledger: str) -> None:
-    """Call tasks for a while. Each acknowledged call is a line in the file `ledger`: id, task, key, number, and when
-    it was first tried and when acknowledged, by a clock that all processes share.
-
-    A call that fails may have been written or not, so it is made again with the same id until it is acknowledged.
-    """
-    own, number, end = f"own-{index}", 0, time.monotonic() + seconds
-    with Path(ledger).open("w", buffering=1) as file:
-        while time.monotonic() < end:
-            number += 1
-            shared = SHARED[number % len(SHARED)]
-            for task, key, args in (
-                (follow, own, (own, number)),
-                (increment_value, shared, (shared,)),
-                (read_value, own, (own,)),
-            ):
-                task_id = f"{index}-{number}-{task.name.rpartition('.')[2]}"
-                called = time.monotonic_ns()
-                call_until_acknowledged(task, args, task_id)
-                times = f"{called} {time.monotonic_ns()}"
-                file.write(f"{task_id} {task.name.rpartition('.')[2]} {key} {number} {times}\n")
-
-
-def call_until_acknowledged(task: object, args: tuple[object, ...], task_id: str) -> None:
-    while True:
-        try:
-            task.apply_async(args, task_id=task_id)  # type: ignore[attr-defined]
-        except Error:
-            connection.close()
-            time.sleep(0.2)
-        else:
-            return

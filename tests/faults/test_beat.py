@@ -42,7 +42,7 @@ def fired(system: System) -> list[datetime]:
     moments = [datetime.fromisoformat(text) for text in times]
     assert len(moments) == count
     gaps = [(after - before).total_seconds() for before, after in pairwise(moments)]
-    assert all(gap > 0.9 for gap in gaps), gaps
+    assert all(gap > 0.5 for gap in gaps), gaps  # another firing halves a second; a slow machine does not
     return moments
 
 

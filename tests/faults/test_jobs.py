@@ -1,11 +1,9 @@
 """Jobs under faults: whatever dies, freezes, hangs or is lost, every item is done once."""
 
 import os
-import random
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,24 +13,16 @@ from django_celery_results.models import TaskResult
 
 from handbell import Job, over, states
 from handbell.models import Chunk
-from tasks_app.models import Counter, Entry, Score
-from tasks_app.tasks import increment_value
-from tests.conftest import COLUMNS
-from tests.faults.nemesis import FROZEN_SECONDS, Nemesis
-from tests.faults.tasks import misbehave, store, wait_inside, weigh
+from tasks_app.models import Entry
+from tests.faults.tasks import misbehave, wait_inside, weigh
 from tests.jobs import hold
-from tests.servers import HASTE, Postgres, wait_for
-from tests.system import Running, System, nothing_is_left
+from tests.servers import wait_for
+from tests.system import Running, System
 
-SECONDS = float(os.environ.get("FAULTS_SECONDS", "8"))
 LEASE_SECONDS = "3"
 INCLUDE = "--include=tests.faults.tasks,tests.jobs"
 
 # --- What runs inside the system ------------------------------------------------------------------------------------
-
-
-def start_saved_job(count: int) -> None:
-    over(range(count)).map(weigh).save(store).start("cpu", on_complete=increment_value.s())
 
 
 def start_misbehaving_job(first: int, last: int, options: dict[str, Any]) -> None:
@@ -100,31 +90,12 @@ def failures() -> list[tuple[int, str]]:
     return [(failure["index"], failure["error"]) for failure in Job.objects.get().failures()]
 
 
-def counters() -> list[int]:
-    return list(Counter.objects.values_list("value", flat=True))
-
-
 def plain_results() -> list[str]:
     return list(TaskResult.objects.exclude(result=None).values_list("result", flat=True))
 
 
 def running_chunks(job_id: int) -> int:
     return Chunk.objects.filter(job=job_id, status=states.RUNNING).count()
-
-
-def report_of_saved_job(count: int) -> dict[str, Any]:
-    job = Job.objects.get()
-    results = list(job.results())
-    return {
-        "status": job.status,
-        "failed": job.failed,
-        "errors": [failure["error"] for failure in job.failures()],
-        "lost": count - len(results),
-        "wrong": sum(result != index * 1000 + 610 for index, result in enumerate(results)),
-        "saved": Score.objects.count(),
-        "called back": counters(),
-        "crashes": sum(job.chunks.values_list("crash_count", flat=True)),
-    }
 
 
 # --- The tests ------------------------------------------------------------------------------------------------------
@@ -138,54 +109,6 @@ def system(system: System) -> System:
 
 def children(worker: Running) -> list[int]:
     return [child.pid for child in worker.process.children()]
-
-
-@pytest.mark.timeout(SECONDS * 4 + 240)
-@pytest.mark.parametrize("column", COLUMNS)
-def test_nothing_is_lost_or_done_twice(
-    column: str,
-    make_system: Callable[[str], System],
-    tmp_path_factory: pytest.TempPathFactory,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Children and workers are killed, frozen and replaced, the broker loses all it has, the database is restarted."""
-    system, postgres, seed = make_system(column), None, random.randrange(2**32)
-    with ExitStack() as stack:
-        if column == "postgres-rabbitmq":  # a database of its own, for it is restarted
-            postgres = Postgres(tmp_path_factory.mktemp("restarted"), *HASTE)
-            stack.callback(postgres.stop)
-            system.environment["DATABASE_URL"] = postgres.url()
-            assert system.manage("migrate").returncode == 0
-        system.environment["HANDBELL_SERIAL_IDLE_SECONDS"] = str(FROZEN_SECONDS)
-        system.environment["HANDBELL_LEASE_SECONDS"] = LEASE_SECONDS
-        nemesis = Nemesis(system, postgres, seed, stack, "cpu")
-        count = max(20_000, int(SECONDS * 8_000))
-        started = time.monotonic()
-        system.call(start_saved_job, count)
-        nemesis.rage(SECONDS)
-        calm = time.monotonic()
-        wait_for(
-            lambda: system.call(status) in {"succeeded", "failed"}, f"the job ends (seed {seed})", 120 + SECONDS * 3
-        )
-        recovered, took = time.monotonic() - calm, time.monotonic() - started
-        wait_for(lambda: system.call(counters), "the callback has run")
-        found = system.call(report_of_saved_job, count)
-    with capsys.disabled():
-        sys.stdout.write(
-            f"\n{column}, seed {seed}, {count:,} items in {took:.0f} s, {recovered:.0f} s after the last fault: "
-            f"{found}; nemesis: {nemesis.done}\n"
-        )
-    crashes = found.pop("crashes")
-    assert found == {
-        "status": "succeeded",
-        "failed": 0,
-        "errors": [],
-        "lost": 0,
-        "wrong": 0,
-        "saved": count,
-        "called back": [1],
-    }, crashes
-    nothing_is_left(system.folder)
 
 
 def test_exactly_the_items_that_raise_kill_or_hang_fail(system: System) -> None:

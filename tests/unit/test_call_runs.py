@@ -1,9 +1,6 @@
 """What a task may do with its own call while it runs: replace it, retry it, give it up. And what is called after it."""
 
 import datetime as dt
-import json
-import os
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -20,15 +17,19 @@ from django_celery_results.models import TaskResult
 from kombu.exceptions import ContentDisallowed, EncodeError
 
 from handbell import ProcessDied, delete_finished, status, testing
-from handbell.celery.batch import run_message
-from handbell.common.worker_id import WORKER_ID
+from handbell.celery import backend as backend_module
+from handbell.celery.batch import run_claimed_call
+from handbell.celery.call_run import CallRun
+from handbell.common.claims import WORKER_ID
 from handbell.models import Call
 from handbell.plain import crash_recovery, sql
+from handbell.plain.batching import ClaimedCall
 from handbell.plain.message import Message
 from tests import plain
 
 add: Any = plain.add  # with options that its types leave out
 
+TOKEN = 1
 pytestmark = pytest.mark.django_db
 
 
@@ -185,11 +186,11 @@ def test_a_retry_that_is_not_this_process_any_more_writes_nothing() -> None:
     """The call was given to somebody else meanwhile."""
     result = retried.delay("raise")
     (call,) = testing._waiting_messages()
-    assert sql.claim_call(result.id, "here", "{}")
-    Call.objects.update(worker="somebody else")
-    run_message(current_app.tasks[retried.name], call, "here")
+    assert sql.claim_call(result.id, TOKEN, "here", "{}")
+    Call.objects.update(claimed_by="somebody else", claim_token=2)
+    run_claimed_call(ClaimedCall(0, TOKEN, call), "here")
 
-    assert list(Call.objects.values_list("worker", flat=True)) == ["somebody else"]
+    assert list(Call.objects.values_list("claimed_by", "claim_token")) == [("somebody else", 2)]
     assert state(result) == "STARTED"
 
 
@@ -200,28 +201,51 @@ def test_the_first_message_does_not_start_what_a_retry_or_a_replacement_has_enqu
     (first,) = testing._waiting_messages()
     testing._run_call(first)
     (second,) = testing._waiting_messages()
-    backend: Any = current_app.backend
 
     for message, is_claimed in ((first, False), (second, True)):
         assert message.task_id == result.id
-        assert backend.claim(Context({**message.request(), "hostname": "here"})) is is_claimed
+        assert claimed_by_backend(message) is is_claimed
 
 
-def test_when_a_process_dies_unseen_the_next_one_gives_the_call_back() -> None:
-    """Celery hands a task on without a word if its process dies before the worker has heard that it has begun."""
+def test_a_second_message_of_a_call_that_is_claimed_starts_nothing() -> None:
     result = add.delay(1, 1)
-    process = subprocess.Popen(["true"])
-    process.wait()
-    assert sql.claim_call(result.id, "here", json.dumps({"pid": process.pid}))
-    (message,) = [Message.from_json(text) for text in Call.objects.values_list("message", flat=True)]
-    backend: Any = current_app.backend
+    (message,) = testing._waiting_messages()
 
-    assert not backend.claim(Context({**message.request(), "hostname": "here"}))
-    assert list(Call.objects.values_list("worker", "crash_count")) == [("", 1)]
-    assert state(result) == "PENDING"
-    assert sql.claim_call(result.id, "here", json.dumps({"pid": os.getpid()}))
-    assert not backend.claim(Context({**message.request(), "hostname": "there"}))
-    assert list(Call.objects.values_list("worker", "crash_count")) == [(WORKER_ID, 1)]
+    assert claimed_by_backend(message)
+    assert not claimed_by_backend(message)
+    assert state(result) == "STARTED"
+
+
+def test_a_claim_whose_answer_was_lost_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    add.delay(1, 1)
+    (message,) = testing._waiting_messages()
+    claim, asked = sql.claim_call, []
+
+    def lose_the_first_answer(*args: Any, **options: Any) -> bool:
+        asked.append(args)
+        is_ours = claim(*args, **options)
+        if len(asked) == 1:
+            raise OperationalError("server closed the connection")
+        return is_ours
+
+    monkeypatch.setattr(sql, "claim_call", lose_the_first_answer)
+    monkeypatch.setattr(backend_module, "retry_through_outage", once_more)
+
+    assert claimed_by_backend(message)
+    assert len(asked) == 2
+
+
+def once_more(write: Any) -> Any:
+    """As `retry_through_outage` does outside of a transaction."""
+    try:
+        return write()
+    except OperationalError:
+        return write()
+
+
+def claimed_by_backend(message: Message) -> bool:
+    backend: Any = current_app.backend
+    return bool(backend.claim(Context({**message.request(), "hostname": "here"}), CallRun()))
 
 
 # --- raise Ignore, raise Reject ---------------------------------------------------------------------------------------
@@ -229,7 +253,7 @@ def test_when_a_process_dies_unseen_the_next_one_gives_the_call_back() -> None:
 
 @pytest.mark.parametrize(
     ("how", "expected", "word"),
-    [("ignore", "IGNORED", "cancelled"), ("reject", "REJECTED", "cancelled"), ("custom", "PARKED", "running")],
+    [("ignore", "IGNORED", "cancelled"), ("reject", "FAILURE", "failed"), ("custom", "PARKED", "running")],
 )
 def test_a_task_that_gives_itself_up_is_over(how: str, expected: str, word: str) -> None:
     result = gives_up.delay(how)
@@ -279,9 +303,9 @@ def test_what_follows_is_called_with_the_result_or_not_at_all() -> None:
     """A late owner, whose call has ended meanwhile, calls nothing."""
     result = add.apply_async((1, 2), link=add.s(10), chain=[add.s(20)])
     (call,) = testing._waiting_messages()
-    assert sql.claim_call(result.id, "here", "{}")
-    sql.finish_call(result.id, {"status": "REVOKED"})
-    run_message(current_app.tasks[add.name], call, "here")
+    assert sql.claim_call(result.id, TOKEN, "here", "{}")
+    sql.finish_call(result.id, None, {"status": "REVOKED"})
+    run_claimed_call(ClaimedCall(0, TOKEN, call), "here")
 
     assert state(result) == "REVOKED"
     assert testing._waiting_messages() == []
@@ -419,7 +443,7 @@ def test_tasks_of_another_class_are_recorded() -> None:
 def test_states_in_our_words() -> None:
     result: Any = add.delay(1, 1)
     assert (result.state, result.backend.task_result_exists(result.id), status(result)) == ("PENDING", True, "queued")
-    sql.claim_call(result.id, "here", "{}")
+    sql.claim_call(result.id, TOKEN, "here", "{}")
     assert status(result.id) == "running"
     assert status("nobody has called this") == "unknown"
     assert not result.backend.task_result_exists("nobody has called this")
@@ -432,7 +456,7 @@ def test_a_running_task_is_started_where_that_is_tracked(
     monkeypatch.setattr(current_app.tasks[add.name], "track_started", tracked)
     result = add.delay(1, 1)
     backend: Any = current_app.backend
-    backend.claim(celery.app.task.Context(id=result.id, hostname="here"))
+    backend.claim(celery.app.task.Context(id=result.id, hostname="here"), CallRun())
 
     assert (result.state, status(result)) == (expected, "running")
 
@@ -478,8 +502,8 @@ def once() -> None:
 @pytest.mark.parametrize(("task", "expected"), [(once, "failed"), (add, "queued")])
 def test_a_worker_that_leaves_gives_back_only_what_may_begin_twice(task: Any, expected: str) -> None:
     result = task.delay() if task is once else task.delay(1, 1)
-    assert sql.claim_call(result.id, "here", "{}")
-    crash_recovery.release_claimed_calls()
+    assert sql.claim_call(result.id, TOKEN, "here", "{}")
+    crash_recovery.release_calls(WORKER_ID)
 
     assert status(result) == expected
     if expected == "failed":
@@ -490,7 +514,7 @@ def test_a_worker_that_leaves_gives_back_only_what_may_begin_twice(task: Any, ex
 
 def test_a_lost_call_can_be_claimed_by_nobody_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     result = once.delay()
-    assert sql.claim_call(result.id, "here", "{}")
+    assert sql.claim_call(result.id, TOKEN, "here", "{}")
     in_transaction: list[bool] = []
     backend: Any = current_app.backend
     mark = backend.mark_as_failure
@@ -500,7 +524,7 @@ def test_a_lost_call_can_be_claimed_by_nobody_in_between(monkeypatch: pytest.Mon
         mark(*args, **options)
 
     monkeypatch.setattr(backend, "mark_as_failure", note_and_mark)
-    crash_recovery.recover_call(result.id, WORKER_ID, "the process that ran it died")
+    crash_recovery.recover_call(result.id, TOKEN, "the process that ran it died")
 
     assert in_transaction == [True]
     assert status(result) == "failed"
@@ -512,7 +536,7 @@ def test_the_claim_of_what_must_not_begin_twice_waits_for_the_disk(task: Any, wa
     result = task.delay() if task is once else task.delay(1, 1)
     backend: Any = current_app.backend
     with CaptureQueriesContext(connection) as queries:
-        backend.claim(celery.app.task.Context(id=result.id, task=task.name, hostname="here"))
+        backend.claim(celery.app.task.Context(id=result.id, task=task.name, hostname="here"), CallRun())
 
     claims = [it["sql"] for it in queries if "UPDATE handbell_call" in it["sql"]]
     assert ["synchronous_commit" in claim for claim in claims] == [not waits]
@@ -564,8 +588,7 @@ def test_a_header_of_ones_own_is_kept_whatever_its_name() -> None:
     task: Any = add
     result = task.apply_async((1, 1), headers={"enqueued_at": "a moment ago"})
     (message,) = testing._waiting_messages()
-    backend: Any = current_app.backend
 
     assert message.headers["enqueued_at"] == "a moment ago"
-    assert backend.claim(Context({**message.request(), "hostname": "here"}))
+    assert claimed_by_backend(message)
     assert state(result) == "STARTED"

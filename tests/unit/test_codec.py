@@ -9,7 +9,8 @@ from celery.app.task import Context
 
 from handbell.common import codec
 from handbell.errors import NotJson
-from tests import plain
+from tests import launches, plain
+from tests.unit.test_rubbish import take_in_order
 
 AWKWARD = "a\0b \ud800 c"
 
@@ -65,14 +66,29 @@ def test_an_error_is_stored_as_celery_stores_one() -> None:
 
 @pytest.mark.parametrize("value", [object(), float("nan"), float("inf"), {1, 2}, b"bytes"])
 def test_what_json_cannot_hold_is_refused_in_a_sentence(value: object) -> None:
-    with pytest.raises(NotJson, match=r"Arguments must be JSON: .+ Pass keys, numbers"):
-        codec.encode_arguments((value,), {})
+    with pytest.raises(NotJson, match=r"These must be JSON: .+ Pass keys, numbers"):
+        codec.encode_arguments("These", ((value,), {}))
     with pytest.raises(NotJson, match=r"a\.task returned what JSON cannot hold: "):
         codec.encode_result("a.task", value)
 
 
 def test_arguments_and_results_come_back_as_they_were() -> None:
-    text = codec.encode_arguments((1, AWKWARD), {"by": [None, 2.5]})
+    text = codec.encode_arguments("These", ((1, AWKWARD), {"by": [None, 2.5]}))
 
     assert codec.decode_arguments(text) == ([1, AWKWARD], {"by": [None, 2.5]})
     assert [json.loads(codec.encode_result("a.task", value)) for value in (7, True, None)] == [7, True, None]
+
+
+def nested(depth: int) -> Any:
+    found: Any = "[" * 1000 + '\\"['  # brackets in a text are none
+    for number in range(depth):
+        found = [found, "]"] if number % 2 else {"{": found}
+    return found
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("call", [plain.take.delay, launches.nothing.launch, take_in_order.delay])
+def test_arguments_that_are_nested_more_deeply_than_a_worker_can_read_are_refused(call: Any) -> None:
+    with pytest.raises(NotJson, match="no more than 200 lists and dicts inside of each other"):
+        call(nested(250))
+    call(nested(190))

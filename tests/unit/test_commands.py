@@ -2,7 +2,10 @@
 
 import io
 import json
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -11,16 +14,18 @@ from celery import chain, chord, current_app
 from celery.result import AsyncResult, GroupResult
 from django.conf import LazySettings
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from django_celery_results.models import TaskResult
 
+import handbell
 from handbell import Job, Lane, Launch, Operation, over, states
+from handbell.common.process_id import machine_id, process_id
 from handbell.conf import declared_settings
-from handbell.management import system_status
+from handbell.management import live_workers, system_status
 from handbell.management.commands.handbell import SUBCOMMANDS
 from handbell.management.running import RunningSystem
-from handbell.models import Call
+from handbell.models import Call, Owner
 from handbell.testing import run_all
 from tasks_app import tasks
 from tests.unit.conftest import Message
@@ -170,7 +175,7 @@ def test_status_names_lanes_and_jobs_that_are_held_up(monkeypatch: pytest.Monkey
 
 def test_status_says_that_the_broker_does_not_run_and_does_not_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopped:
-        def answers(self) -> bool:
+        def runs(self) -> bool:
             return False
 
     monkeypatch.setattr(system_status, "embedded_broker", Stopped)
@@ -196,18 +201,84 @@ def test_status_says_that_the_database_is_not_up_to_date(no_worker: None, sent: 
             cursor.execute("ALTER TABLE hidden RENAME TO handbell_call")
 
 
+def test_status_says_that_the_ledger_can_only_be_read(monkeypatch: pytest.MonkeyPatch, sent: Sent) -> None:
+    answers(monkeypatch, {"all@host": ["cpu", "high", "io", "isolated", "serial"]})
+    with read_only():
+        status = answered("status")
+        text = said("status")
+        with pytest.raises(SystemExit):
+            said("status", "--check")
+
+    assert status["database"]["answers"]
+    assert not status["database"]["takes_writes"]
+    (problem,) = status["problems"]
+    assert re.match(r"The ledger can be read, but not written \(.*read.?only.*\)\. Make the database writable", problem)
+    assert ": can only be read\n" in text
+    assert answered("status")["database"]["takes_writes"]
+
+
+@contextmanager
+def read_only() -> Iterator[None]:
+    """PostgreSQL and SQLite refuse to write, as a standby and a file do that may only be read."""
+    is_sqlite = connection.vendor == "sqlite"
+    with suppress(InterruptedError), transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA query_only = ON" if is_sqlite else "SET LOCAL transaction_read_only = on")
+        try:
+            yield
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA query_only = OFF" if is_sqlite else "SELECT 1")
+        raise InterruptedError  # which ends what PostgreSQL was told
+
+
+def test_without_remote_control_status_reads_from_the_ledger_which_workers_live_and_what_they_take(
+    monkeypatch: pytest.MonkeyPatch, sent: Sent
+) -> None:
+    without_control = handbell.Celery("without", set_as_current=False)
+    without_control.config_from_object({"worker_enable_remote_control": False})
+    monkeypatch.setattr(system_status, "current_app", without_control)
+    monkeypatch.setattr(live_workers, "LATE_SECONDS", 0.0)
+    monkeypatch.setattr(live_workers, "beat_seconds", lambda: 0.3)
+    ended = process_id().rpartition(" ")[0] + " 1"  # its pid has been given to another process
+    for owner, name, queues in (
+        (process_id(), "here@host", ["serial", "cpu", "high", "io"]),
+        (ended, "ended@host", ["isolated"]),
+        ("elsewhere/1 1 1", "silent@host", ["isolated"]),
+    ):
+        Owner.objects.create(pk=owner, kind=Owner.WORKER, name=name, queues=queues)
+
+    status = answered("status")
+    assert status["workers"] == [{"name": "here@host", "queues": ["cpu", "high", "io", "serial"]}]
+    assert status["problems"] == [
+        "No worker takes the queue isolated. `manage.py celery worker -Q isolated` is one.",
+    ]
+    assert "workers   1 registered as alive; Celery's remote control is off, so none is asked\n" in said("status")
+
+    monkeypatch.setattr(time, "sleep", lambda seconds: Owner.objects.get(name="silent@host").beat())
+    assert answered("status")["problems"] == []
+    Owner.objects.all().delete()
+    assert answered("status")["problems"] == [
+        "No worker is registered as alive. `manage.py handbell up` starts one for each queue."
+    ]
+
+
 def test_status_says_where_up_runs(no_worker: None, monkeypatch: pytest.MonkeyPatch, sent: Sent) -> None:
-    running = RunningSystem(pid=7, web="http://127.0.0.1:1", workers=5, ready=True)
+    running = RunningSystem(pid=7, host="here", web="http://127.0.0.1:1", workers=5, ready=True)
     monkeypatch.setattr(system_status, "running_system", lambda: running)
 
     assert answered("status")["up"] == {
         "pid": 7,
+        "machine": machine_id(),
+        "host": "here",
         "web": "http://127.0.0.1:1",
         "flower": None,
         "workers": 5,
         "ready": True,
     }
     assert "`handbell up` runs as process 7, pages at http://127.0.0.1:1\n" in said("status")
+    running.machine = "another"
+    assert "`handbell up` runs as process 7 of here, pages at http://127.0.0.1:1\n" in said("status")
 
 
 # --- Calls -----------------------------------------------------------------------------------------------------------
@@ -323,7 +394,7 @@ def test_a_call_that_runs_is_revoked_only_with_its_process(monkeypatch: pytest.M
     told: list[tuple[Any, ...]] = []
     monkeypatch.setattr(current_app.control, "revoke", lambda task_id, **options: told.append((task_id, options)))
     result = tasks.score.delay(1)
-    Call.objects.update(worker="somebody")
+    Call.objects.update(claimed_by="somebody")
 
     with pytest.raises(CommandError, match="it runs. With --terminate its process is ended."):
         said("calls", "revoke", result.id)
@@ -347,6 +418,9 @@ def test_lanes_as_json(sent: Sent) -> None:
     sent()
 
 
+NO_WORKER = "No worker takes the queue cpu. `manage.py celery worker -Q cpu` is one."
+
+
 def test_jobs_are_listed_and_shown(sent: Sent) -> None:
     job = over(range(3)).map(tasks.scored).start("cpu", name="three")
     over(range(3)).map(tasks.scored).start("io", name="others")
@@ -355,12 +429,12 @@ def test_jobs_are_listed_and_shown(sent: Sent) -> None:
     (listed,) = answered("jobs", "--name", "thr")
     assert (listed["id"], listed["state"], listed["total"], listed["queue"]) == (job.pk, "queued", 3, "cpu")
     assert answered("jobs", "list", "--name", "thr") == [listed]
-    assert answered("jobs", "show", str(job.pk)) == {**listed, "value": None, "error": ""}
+    assert answered("jobs", "show", str(job.pk)) == {**listed, "value": None, "problem": NO_WORKER, "error": ""}
     assert "total      3\n" in said("jobs", "show", str(job.pk))
     Job.objects.filter(pk=job.pk).update(error="ValueError: no page")
     assert "--- error\nValueError: no page" in said("jobs", "show", str(job.pk))
-    with pytest.raises(CommandError, match="There is no job 99"):
-        said("jobs", "show", "99")
+    with pytest.raises(CommandError, match="There is no job 0"):
+        said("jobs", "show", "0")
     sent()
 
 

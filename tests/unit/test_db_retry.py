@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from celery import current_app
@@ -9,10 +11,9 @@ from celery.app.task import Context
 from celery.result import AsyncResult
 from django.db import OperationalError
 
-from handbell.common import outages
-from handbell.plain import db_retry
-from handbell.plain.db_retry import store_or_exit
-from handbell.plain.write_backlog import WriteBacklog
+from handbell.common import db_retry, outages, write_backlog
+from handbell.common.db_retry import write_or_exit
+from handbell.common.write_backlog import MAX_FAILURES, MAX_WRITES, WriteBacklog
 from tasks_app import tasks
 
 
@@ -33,7 +34,7 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
         def close(self) -> None:
             """There is none."""
 
-    for module in (outages, db_retry):
+    for module in (outages, db_retry, write_backlog):
         monkeypatch.setattr(module, "connection", Connection())
     monkeypatch.setattr(db_retry, "RETRY_SECONDS", 0.1)
     return write
@@ -55,7 +56,7 @@ def test_a_child_process_ends_so_that_its_task_runs_again(
     monkeypatch.setattr(os, "_exit", end)
     monkeypatch.setattr(db_retry, "is_main_process", lambda: False)
     with pytest.raises(Ended, match=str(os.EX_TEMPFAIL)):
-        store_or_exit(away, "The result")
+        write_or_exit(away, "The result")
 
 
 def test_a_worker_with_threads_leaves_it_to_its_backlog(away: Callable[[], bool], backlog: WriteBacklog) -> None:
@@ -67,29 +68,61 @@ def test_a_worker_with_threads_leaves_it_to_its_backlog(away: Callable[[], bool]
         written.append(bool(back) or away())
         return True
 
-    assert store_or_exit(write, "The result")
-    with pytest.raises(OperationalError):
-        backlog.flush()
+    assert write_or_exit(write, "The result") is None
+    assert backlog.flush()
     back.append(True)
-    backlog.flush()
-    backlog.flush()
+    assert not backlog.flush()
     assert written == [True]
 
 
 def test_elsewhere_the_error_is_the_callers(away: Callable[[], bool], backlog: WriteBacklog) -> None:
     assert not backlog.is_served
     with pytest.raises(OperationalError):
-        store_or_exit(away, "The result")
+        write_or_exit(away, "The result")
 
 
-def test_what_fails_for_another_reason_is_dropped_and_holds_up_nothing() -> None:
+def test_what_fails_for_another_reason_is_dropped_and_holds_up_nothing(caplog: pytest.LogCaptureFixture) -> None:
     done, backlog = [], WriteBacklog()
     backlog.add(lambda: 1 // 0)
     backlog.add(lambda: done.append(1))
-    with pytest.raises(ZeroDivisionError):
-        backlog.flush()
-    backlog.flush()
+    assert not backlog.flush()
     assert done == [1]
+    assert "Something could not be written, and is dropped." in caplog.text
+
+
+def test_one_that_always_fails_holds_up_nothing_and_is_dropped_in_the_end(away: Callable[[], bool]) -> None:
+    done: list[Any] = []
+    backlog = WriteBacklog()
+    backlog.add(away)
+    for number in range(MAX_FAILURES - 1):
+        backlog.add(partial(done.append, number))
+        assert backlog.flush()
+    backlog.add(partial(done.append, "last"))
+    assert not backlog.flush()
+    assert done == [*range(MAX_FAILURES - 1), "last"]
+
+
+def test_while_the_database_is_away_nothing_is_dropped_and_the_order_stays(away: Callable[[], bool]) -> None:
+    done: list[int] = []
+    is_back: list[bool] = []
+    backlog = WriteBacklog()
+
+    def write(number: int) -> None:
+        done.append(number) if is_back else away()
+
+    for number in range(5):
+        backlog.add(partial(write, number))
+    for _ in range(3 * MAX_FAILURES):
+        assert backlog.flush()
+    is_back.append(True)
+    assert not backlog.flush()
+    assert done == list(range(5))
+
+
+def test_a_backlog_takes_only_so_much() -> None:
+    backlog = WriteBacklog()
+    assert all(backlog.add(int) for _ in range(MAX_WRITES))
+    assert not backlog.add(int)
 
 
 class SqliteError(Exception):

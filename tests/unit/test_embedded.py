@@ -1,6 +1,8 @@
 """The embedded broker: one server for all who use it, there as long as any of them; when it dies nothing is lost."""
 
 import os
+import re
+import shutil
 import signal
 import socket
 import stat
@@ -221,6 +223,132 @@ def test_a_broker_that_cannot_start_is_said_in_a_sentence(short_folder: Path) ->
     wait_for(lambda: not left_running(short_folder), "nothing is left running", 10)
 
 
+# --- When it is taken away ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attached(use: Use, short_folder: Path) -> Iterator[EmbeddedBroker]:
+    """A broker that this process uses; the fixture `use` looks that nothing is left of it."""
+    broker = EmbeddedBroker(short_folder)
+    broker.attach()
+    yield broker
+    broker.release()
+
+
+def test_a_socket_file_that_is_removed_is_there_again_with_what_was_acknowledged(attached: EmbeddedBroker) -> None:
+    with client(attached) as connection:
+        connection.rpush("messages", "kept")
+    attached.socket_path.unlink()
+
+    wait_for(attached.answers, "it answers again", 20)
+    with client(attached) as connection:
+        assert connection.lrange("messages", 0, -1) == [b"kept"]
+    assert len(valkeys(attached.directory)) == 1
+
+
+def test_a_folder_that_is_removed_is_made_again_at_the_next_call_and_the_former_server_ends(
+    attached: EmbeddedBroker,
+) -> None:
+    (former,) = valkeys(attached.directory)
+    shutil.rmtree(attached.directory)
+
+    attached.attach()
+    wait_for(lambda: not former.is_running(), "the former server has ended", 10)
+    wait_for(attached.answers, "it answers", 10)
+    wait_for(lambda: len(broker_servers(attached.directory)) == 1, "one process runs it", 10)
+    assert len(valkeys(attached.directory)) == 1
+
+
+def test_a_broker_whose_process_was_killed_is_started_again_at_the_next_call(attached: EmbeddedBroker) -> None:
+    with client(attached) as connection:
+        connection.rpush("messages", "kept")
+    (server,), (process,) = valkeys(attached.directory), broker_servers(attached.directory)
+    process.kill()
+    wait_for(lambda: not server.is_running(), "the server has ended with it", 10)
+
+    attached.attach()
+    with client(attached) as connection:
+        assert connection.lrange("messages", 0, -1) == [b"kept"]
+
+
+def test_a_server_that_outlives_its_process_is_used_for_as_long_as_it_lives(attached: EmbeddedBroker) -> None:
+    (process,) = broker_servers(attached.directory)
+    process.kill()
+    wait_for(lambda: not valkeys(attached.directory), "the server has ended with it", 10)
+    orphan = subprocess.Popen(BrokerServer(attached, stand_by=False)._server_command())
+    try:
+        wait_for(attached.answers, "the server answers", 10)
+        attached.attach()
+        assert orphan.poll() is None
+        assert not broker_servers(attached.directory)
+    finally:
+        orphan.kill()
+        orphan.wait()
+
+    attached.attach()
+    assert attached.answers()
+    assert len(broker_servers(attached.directory)) == 1
+
+
+# --- When its file is damaged ------------------------------------------------------------------------------------
+
+
+def write_messages(use: Use, folder: Path) -> EmbeddedBroker:
+    """A broker that has kept messages in its file, and runs no longer."""
+    broker, user = started(use, folder)
+    with client(broker) as connection:
+        for number in range(100):
+            connection.rpush("messages", number)
+    user.leave()
+    wait_for(lambda: not left_running(folder), "the broker has ended", 10)
+    return broker
+
+
+def damage(file: Path, position: int) -> bytes:
+    with file.open("r+b") as opened:
+        opened.seek(position)
+        opened.write(b"XXXXXXXX")
+    return file.read_bytes()
+
+
+def test_a_damaged_file_is_kept_and_repaired_and_what_came_before_the_damage_is_there(
+    use: Use, short_folder: Path
+) -> None:
+    broker = write_messages(use, short_folder)
+    damaged = damage(short_folder / "appendonlydir" / "appendonly.aof.1.incr.aof", 1500)
+
+    started(use, short_folder)
+    with client(broker) as connection:
+        messages = connection.lrange("messages", 0, -1)
+    assert 0 < len(messages) < 100
+    assert messages == [str(number).encode() for number in range(len(messages))]
+    (kept,) = (short_folder / "appendonlydir").glob("appendonly.aof.1.incr.aof.damaged-20??-*Z")
+    assert kept.read_bytes() == damaged
+    assert f"was cut off; the file as it was is kept as {kept}." in broker.log.read_text()
+
+
+def test_what_cannot_be_repaired_is_left_alone_and_ends_the_process_that_runs_the_server_with_a_sentence(
+    use: Use, short_folder: Path
+) -> None:
+    broker = write_messages(use, short_folder)
+    base = short_folder / "appendonlydir" / "appendonly.aof.1.base.rdb"
+    damaged = damage(base, 30)
+    files = set(base.parent.iterdir())
+
+    broker.hold()  # a user is there
+    try:
+        command = broker.server_command(stand_by=False)
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    finally:
+        broker.release()
+    assert ended.returncode == 1
+    pauses = re.findall(r"starting it again in (\d\.\d) s", ended.stdout)
+    assert pauses == ["0.2", "0.4", "0.8", "1.6", "3.2"]
+    assert f"move {base.parent} to another place and start it again" in ended.stderr
+    assert base.read_bytes() == damaged
+    assert set(base.parent.iterdir()) == files
+
+
 # --- Where it is -------------------------------------------------------------------------------------------------
 
 
@@ -257,7 +385,8 @@ def test_a_folder_with_an_odd_name_works_and_nobody_else_can_read_what_is_in_it(
     with Connection(broker.url) as connection:
         connection.ensure_connection(max_retries=1)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(broker.socket_path.stat().st_mode) == 0o700
+    kept = [broker.socket_path, broker.log, folder / "users.lock", *(folder / "appendonlydir").iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
 
 
 def test_a_folder_of_another_user_is_refused(short_folder: Path) -> None:

@@ -10,18 +10,22 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from handbell.common import procfs
 from handbell.common.child_process import adopt_orphans
-from handbell.isolated import procfs
+from handbell.isolated.cgroups import MAX_LAUNCH_PROCESSES, LaunchGroups, launch_fence, servers_with_groups
 from handbell.isolated.child import ServerContext
-from handbell.isolated.fork_client import ForkClient
+from handbell.isolated.fork_client import PROGRAM, ForkClient
 from handbell.isolated.fork_server import EXEC_SECONDS, ForkServer
+from handbell.isolated.process_labels import LABEL_VARIABLE, ProcessLabel, label_of
 from handbell.isolated.process_tree import ProcessTree
 from handbell.isolated.protocol import Channel, LaunchOrder, LaunchReport
 from tests import launches
@@ -34,10 +38,24 @@ ESCAPED_SECONDS = f"1000.{os.getpid()}"  # known by this, since it has no label
 
 @pytest.fixture(scope="module")
 def fork_server() -> Iterator[ForkClient]:
-    started = ForkClient()
-    yield started
-    started.close()
+    """One that may make no control groups, as on most machines."""
+    yield from started(cgroups="no")
+
+
+@pytest.fixture(scope="module")
+def fork_server_with_groups() -> Iterator[ForkClient]:
+    if launch_fence() != "a control group each":
+        pytest.skip("needs cgroup v2, and leave to make groups in it")
+    yield from started(cgroups="yes")
+
+
+def started(*, cgroups: str) -> Iterator[ForkClient]:
+    with mock.patch.dict(os.environ, HANDBELL_LAUNCH_CGROUPS=cgroups):
+        client = ForkClient()
+    yield client
+    client.close()
     adopt_orphans(enabled=False)
+    assert client.name not in servers_with_groups()
 
 
 class Runner:
@@ -76,7 +94,7 @@ class Runner:
         """Processes of launches that still exist, dead ones that nobody has reaped among them."""
         pid = self.fork_server.pid
         descendants = procfs.descendants_of(pid)
-        labels = {other: procfs.label_of(other) for other in procfs.all_pids()}
+        labels = {other: label_of(other) for other in procfs.all_pids()}
         labelled = [other for other, label in labels.items() if label and label.server == self.fork_server.name]
         return [procfs.command_line(other) or "zombie" for other in {*descendants, *labelled} - {pid}]
 
@@ -85,6 +103,14 @@ class Runner:
 def run(fork_server: ForkClient) -> Iterator[Runner]:
     """Runs a launch to its end; after the test nothing is left of any."""
     runner = Runner(fork_server)
+    yield runner
+    assert runner.left() == []
+    assert not has_escaped()
+
+
+@pytest.fixture
+def run_in_group(fork_server_with_groups: ForkClient) -> Iterator[Runner]:
+    runner = Runner(fork_server_with_groups)
     yield runner
     assert runner.left() == []
     assert not has_escaped()
@@ -253,6 +279,57 @@ def test_a_daemon_that_throws_away_its_label_is_ended_with_its_launch_at_the_lat
     wait_for(lambda: not has_escaped(), "it is ended")
 
 
+def test_in_a_group_nothing_hides(run_in_group: Runner, tmp_path: Path) -> None:
+    run, go_on = run_in_group, tmp_path / "go_on"
+    run.begin(launches.escape, ESCAPED_SECONDS, str(go_on))
+    wait_for((tmp_path / "go_on.escaped").exists, "it has begun")
+    go_on.touch()
+    assert [report.status for report in run.reports(1)] == ["succeeded"]
+    assert not has_escaped()
+
+    run.begin(launches.bomb, 50, timeout=5)
+    wait_for(lambda: len(run.left()) > 50, "all are there")
+    assert [report.status for report in run.reports(1)] == ["timed_out"]
+    assert run.left() == []
+
+
+@pytest.mark.parametrize("cgroups", ["no", "yes"])
+def test_when_the_fork_server_is_killed_what_hides_ends_with_it(cgroups: str, tmp_path: Path) -> None:
+    for client in started(cgroups=cgroups):
+        run, go_on = Runner(client), tmp_path / "go_on"
+        run.begin(launches.escape, ESCAPED_SECONDS, str(go_on))
+        wait_for((tmp_path / "go_on.escaped").exists, "it has begun")
+        os.kill(client.pid, signal.SIGKILL)
+    assert not has_escaped()
+
+
+@pytest.mark.parametrize("how", ["run", "run_in_group"])
+def test_a_launch_that_starts_too_many_processes_is_ended(how: str, request: pytest.FixtureRequest) -> None:
+    run: Runner = request.getfixturevalue(how)
+    run.begin(launches.crowd, MAX_LAUNCH_PROCESSES + 50, timeout=LONG_SECONDS)
+    (report,) = run.reports(1, LONG_SECONDS)  # starting so many takes a while on a busy machine, and ending them, too
+    wait_for(lambda: run.left() == [], "all of them have been killed")
+
+    assert report.status == "failed"
+    assert "processes, and may have 512" in report.reason or "Resource temporarily unavailable" in report.reason
+
+
+def test_a_fork_server_that_was_stopped_goes_on(run: Runner) -> None:
+    run.begin(launches.hang)
+    os.kill(run.fork_server.pid, signal.SIGSTOP)
+    stopped = procfs.process_stat
+    wait_for(lambda: (stat := stopped(run.fork_server.pid)) and stat.is_stopped, "it is stopped")
+    run.fork_server.wake_if_stopped()
+
+    assert [report.status for report in run.reports(1)] == ["timed_out"]
+
+
+def test_what_a_task_writes_where_its_outcome_goes_does_no_harm(run: Runner) -> None:
+    report = run(launches.scribble)
+
+    assert (report.status, json.loads(report.result or "")) == ("succeeded", "the real one")
+
+
 def test_a_process_that_is_just_becoming_another_program_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then its environment is empty for a moment, as that of this one is for ever."""
     monkeypatch.setattr(ForkServer, "_wake_on_signals", lambda self: None)
@@ -261,7 +338,8 @@ def test_a_process_that_is_just_becoming_another_program_is_not_ended(monkeypatc
     ours, theirs = socket.socketpair()
     context = ServerContext(os.getpid(), (0, 0), 0, "fork_server", None)
     with ours, theirs, subprocess.Popen(["sleep", "60"], env={}) as without_environment:
-        fork_server = ForkServer(Channel(ours), context)
+        fork_server = ForkServer(Channel(ours), context, LaunchGroups("fork_server"))
+        fork_server.groups.remove()
         try:
             started = time.monotonic()
             fork_server._assign_orphan(without_environment.pid, {})
@@ -287,9 +365,12 @@ def test_a_launch_is_not_over_while_what_it_started_may_be_becoming_another_prog
     ours, theirs = socket.socketpair()
     order = LaunchOrder(1, "task-1", "tests.launches.nothing", "[[],{}]", 5.0, 0.1, 64)
     with ours, theirs:
-        fork_server = ForkServer(Channel(ours), ServerContext(os.getpid(), (0, 0), 0, "fork_server", None))
+        fork_server = ForkServer(
+            Channel(ours), ServerContext(os.getpid(), (0, 0), 0, "fork_server", None), LaunchGroups("fork_server")
+        )
+        fork_server.groups.remove()
         fork_server.selector.close()
-        tree = ProcessTree(order, 999_999_999, (-1, -1, -1), 1024)
+        tree = ProcessTree(order, 999_999_999, (-1, -1, -1), 1024, b"mark", None)
         tree.note_exit(0, now := time.monotonic())
 
         assert fork_server._is_gone(tree, now)
@@ -395,3 +476,47 @@ def test_the_fork_server_ends_everything_and_itself_when_the_supervisor_ends() -
         assert run.left() == []
     finally:
         fork_server.close()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_fork_server_that_still_loads_ends_with_the_supervisor(when: str, tmp_path: Path) -> None:
+    (tmp_path / "loads_slowly.py").write_text(
+        f"import time, pathlib; pathlib.Path({str(tmp_path / 'begun')!r}).touch(); time.sleep(60)"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{Path.cwd()}",
+        LABEL_VARIABLE: ProcessLabel("slow", None).text(),
+    }
+    our_end, its_end = socket.socketpair()
+    command = [sys.executable, "-c", PROGRAM, str(its_end.fileno()), "loads_slowly"]
+    with its_end, subprocess.Popen(command, env=environment, pass_fds=[its_end.fileno()]) as program:
+        its_end.close()
+        if when == "after":
+            wait_for((tmp_path / "begun").exists, "it loads")
+        our_end.close()
+        program.wait(30)
+
+
+#: A supervisor that is killed as soon as it has started its fork server.
+KILLED_AT_ONCE = """
+import django, os; django.setup()
+from handbell.isolated.fork_client import ForkClient
+ForkClient._wait_until_ready = lambda self: (print(self.pid, flush=True), os.kill(os.getpid(), 9))
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings_that_take_long"
+ForkClient()
+"""
+
+
+def test_a_fork_server_whose_supervisor_is_killed_at_once_ends(tmp_path: Path) -> None:
+    """Before its own code is there to look."""
+    (tmp_path / "settings_that_take_long.py").write_text("import time; time.sleep(600)")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    command = [sys.executable, "-c", KILLED_AT_ONCE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    def is_gone() -> bool:
+        stat = procfs.process_stat(int(done.stdout))
+        return stat is None or stat.is_zombie
+
+    wait_for(is_gone, "it is gone")

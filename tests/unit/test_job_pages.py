@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from handbell import Job, over
+from handbell.models import Chunk
 from tests.jobs import add, pick, run_jobs, start_child
 
 pytestmark = pytest.mark.django_db
@@ -119,3 +122,24 @@ def test_a_job_that_goes_on_is_not_deleted() -> None:
     job = over([1]).map(pick).start()
     with pytest.raises(CommandError, match="Cancel it first"):
         run("delete", job.pk)
+
+
+def test_deleting_a_job_in_the_admin_reads_none_of_its_results_and_leaves_none(admin_client: Client) -> None:
+    job = over(range(30)).map(pick).start(chunk_size=3)
+    goes_on = over([1]).map(pick).start()
+    run_jobs()
+    Job.objects.filter(pk=goes_on.pk).update(status="running")
+    address = "/admin/handbell/job/"
+    data = {"action": "delete_selected", "_selected_action": [job.pk], "index": 0, "post": "yes"}
+    with CaptureQueriesContext(connection) as queries:
+        assert admin_client.get(f"{address}{job.pk}/delete/").status_code == 200
+        assert admin_client.post(address, data).status_code == 302
+
+    assert not [it["sql"] for it in queries if it["sql"].startswith("SELECT") and '"results"' in it["sql"]]
+    assert list(Job.objects.all()) == [goes_on]
+    assert set(Chunk.objects.values_list("job", flat=True)) == {goes_on.pk}
+
+    refused = admin_client.post(address, {**data, "_selected_action": [goes_on.pk]})
+    assert "it has not finished" in refused.content.decode()
+    assert admin_client.post(f"{address}{goes_on.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert list(Job.objects.all()) == [goes_on]

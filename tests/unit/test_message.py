@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from celery import current_app
-from kombu import Queue
 
 from handbell import Celery
 from handbell.models import Call
@@ -79,17 +78,10 @@ def test_a_binary_body_survives_the_ledger(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_lost_message_in_a_queue_outside_of_the_table_is_sent_again(
-    sent: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker of that queue has it among its own, and looks whether it is empty."""
+def test_a_lost_message_in_a_queue_outside_of_the_table_is_sent_again(sent: Callable[[], list[Any]]) -> None:
     plain.add.delay(1, 1)
     sent()
     call = Call.objects.get()
     Call.objects.update(sent_at=call.enqueued_at, send_after=call.enqueued_at, queue="elsewhere")
-    sweep.resend_lost_messages()
-    assert Call.objects.get().sent_at
-
-    monkeypatch.setitem(current_app.amqp.queues, "elsewhere", Queue("elsewhere", routing_key="elsewhere"))
     sweep.resend_lost_messages()
     assert Call.objects.get().sent_at is None

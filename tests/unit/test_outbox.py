@@ -19,6 +19,11 @@ from tests.unit.conftest import Message
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True)
+def _own_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain.add, "shares_claims", False)
+
+
 def test_after_an_outage_each_message_is_sent_once(
     sent: Callable[[], list[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

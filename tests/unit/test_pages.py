@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from django.conf import settings
+from django.conf import LazySettings, settings
 from django.contrib.auth.models import User
 from django.db import connection
 from django.http import HttpResponse
@@ -21,7 +21,7 @@ from handbell import states
 from handbell.models import Launch, Operation
 from tasks_app.models import Entry, Run
 from tasks_app.queues import QUEUES
-from tasks_app.workloads import WORKLOADS
+from tasks_app.workloads import WORKLOADS, Verdict
 from tasks_app.workloads.words import SAMPLES
 from tests.unit.conftest import Message
 
@@ -128,7 +128,7 @@ def test_a_post_without_a_token_starts_nothing_and_one_with_it_does(visitor: Cal
     assert (Run.objects.count(), len(sent())) == (2, 6)
 
 
-@pytest.mark.parametrize("address", ["/", "/system/", "/healthz", "/samples/", "/samples/json/", "/entries/1/"])
+@pytest.mark.parametrize("address", ["/", "/system/", "/healthz", "/samples/", "/samples/json/"])
 def test_what_only_reads_takes_no_post(address: str, visitor: Callable[..., Client]) -> None:
     assert visitor("view_run", "view_entry", "add_run").post(address).status_code == 405
 
@@ -328,18 +328,50 @@ def test_a_run_in_progress_asks_for_itself_again_and_a_finished_one_does_not(vis
     assert "hx-get" not in done.content.decode()
 
 
+def test_a_finished_run_is_judged_once(visitor: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[Run] = []
+
+    def judge(self: Any, run: Run) -> Verdict:
+        judged.append(run)
+        return Verdict(True, "all right")
+
+    monkeypatch.setattr(type(WORKLOADS["fibonacci"]), "judge", judge)
+    run = Run.objects.create(workload="fibonacci", inputs={"n": 1, "count": 1}, task_ids=["a"])
+    browser = visitor("view_run")
+    assert "all right" not in text(browser.get("/"))
+    TaskResult.objects.create(task_id="a", status="SUCCESS", result="1", worker="w1@here")
+    for _ in range(3):
+        assert "all right" in text(browser.get("/"))
+        assert "1 of 1 finished" in text(browser.get(f"/runs/{run.pk}/"))
+    assert judged == [run]
+
+
 # --- Entries -----------------------------------------------------------------------------------------------------
 
 
 def test_a_visit_to_an_entry_triggers_the_work_and_does_not_wait(
     entry: Entry, visitor: Callable[..., Client], sent: Sent
 ) -> None:
-    answer = visitor("view_entry").get(f"/entries/{entry.pk}/")
+    browser, address = visitor("view_entry"), f"/entries/{entry.pk}/"
+    shown = browser.get(address)
+    assert "Some words." in text(shown)
+    assert "hx-get" not in shown.content.decode().partition('id="numbers"')[2].partition(">")[0]
+    assert sent() == []
 
+    answer = browser.post(address)
     (message,) = sent()
     assert (message.queue, message.task, message.args) == ("high", "tasks_app.tasks.update_metrics", [entry.pk])
-    assert f"task={message.id}" in answer.content.decode()
-    assert "Some words." in text(answer)
+    assert (answer.status_code, answer.headers["Location"]) == (302, f"{address}?visit={message.id}")
+    assert f"task={message.id}" in browser.get(answer.headers["Location"]).content.decode()
+    assert sent() == []
+
+
+def test_a_visit_needs_the_page_s_token(entry: Entry, visitor: Callable[..., Client], sent: Sent) -> None:
+    browser = visitor("view_entry")
+    browser.handler.enforce_csrf_checks = True
+
+    assert browser.post(f"/entries/{entry.pk}/").status_code == 403
+    assert sent() == []
 
 
 def test_the_numbers_are_asked_for_again_until_the_visits_task_has_ended(
@@ -360,10 +392,21 @@ def test_the_numbers_are_asked_for_again_until_the_visits_task_has_ended(
 
 def test_the_health_check_and_the_samples_are_public(client: Client) -> None:
     assert client.get("/healthz").content == b"ok"
+    assert client.post("/healthz").status_code == 405
     assert client.get("/login/").status_code == 200
     listed = client.get("/samples/").content.decode()
     for name in SAMPLES:
         assert f"/samples/{name}/" in listed
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3", "127.0.0.1:8123", "elsewhere.example", "[fe80::1]:80", "not a host"])
+def test_the_health_check_answers_by_address_and_no_other_page_does(
+    host: str, client: Client, settings: LazySettings
+) -> None:
+    settings.ALLOWED_HOSTS = ["example.org"]
+    assert client.get("/healthz", headers={"host": host}).content == b"ok"
+    for path in ("/", "/login/", "/admin/", "/samples/", "/healthz/"):
+        assert client.get(path, headers={"host": host}).status_code == 400, path
 
 
 @pytest.mark.parametrize(

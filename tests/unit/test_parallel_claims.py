@@ -9,12 +9,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from handbell import Job, over
-from handbell.common.process_id import machine_id
+from handbell.common.claims import WORKER_ID, new_claim_token
 from handbell.models import Chunk
-from handbell.parallel.claim import claim_chunk, renew_claim
+from handbell.parallel.claim import claim_chunk
 from handbell.parallel.complete import complete_chunk
 from handbell.parallel.doorbell import WORK
 from handbell.parallel.executor import ChunkOutcome, FailedItem
+from handbell.parallel.recover import recover_chunks
 from handbell.parallel.sweep import sweep_jobs
 from handbell.parallel.work import work
 from tests.jobs import claim_first_chunk, double, outcome_of, pick, run_jobs
@@ -57,31 +58,18 @@ def test_a_doorbell_that_comes_late_changes_nothing(sent: Sent) -> None:
 
 def test_the_late_write_of_an_expired_claim_is_refused(sent: Sent) -> None:
     claimed = claim_first_chunk()
-    Chunk.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
-    sweep_jobs()
-    second = claim_chunk(claimed.job.pk, 1)
+    recover_chunks(WORKER_ID)
+    second = claim_chunk(claimed.job.pk, 1, 2)
     assert second is not None
-    assert (second.chunk.pk, second.attempt, second.chunk.crash_count) == (claimed.chunk.pk, 3, 1)
+    assert (second.chunk.pk, second.chunk.attempts, second.chunk.crash_count) == (claimed.chunk.pk, 2, 1)
 
     assert not complete_chunk(claimed, outcome_of(claimed), claimed.items())
-    assert not renew_claim(claimed)
+    assert not claimed.holds()
     assert complete_chunk(second, outcome_of(second), second.items())
     assert not complete_chunk(second, outcome_of(second), second.items())
     run_jobs()
     claimed.job.refresh_from_db()
     assert (claimed.job.succeeded, list(Job.objects.get().results())) == (16, [item * 2 for item in range(16)])
-
-
-def test_a_claim_of_a_process_that_is_gone_is_given_away_at_once(sent: Sent) -> None:
-    claimed = claim_first_chunk()
-    sweep_jobs()
-    assert Chunk.objects.get(pk=claimed.chunk.pk).status == "running"
-    Chunk.objects.update(owner=f"{machine_id()} 999999 1.00")
-    sweep_jobs()
-    assert Chunk.objects.get(pk=claimed.chunk.pk).status == "queued"
-    Chunk.objects.update(status="running", owner="another-machine 1 1.00")
-    sweep_jobs()
-    assert Chunk.objects.get(pk=claimed.chunk.pk).status == "running"
 
 
 def test_a_chunk_that_goes_on_killing_its_owners_is_cut_until_one_item_is_left(sent: Sent) -> None:
@@ -90,12 +78,11 @@ def test_a_chunk_that_goes_on_killing_its_owners_is_cut_until_one_item_is_left(s
         job.refresh_from_db()
         if job.finished:
             break
-        taken = claim_chunk(job.pk, job.ring_token)
+        taken = claim_chunk(job.pk, job.ring_token, new_claim_token())
         if taken is None:
             sweep_jobs()
         elif 5 in taken.items() and taken.chunk.crash_count < 6:
-            Chunk.objects.filter(pk=taken.chunk.pk).update(owner=f"{machine_id()} 999999 1.00")
-            sweep_jobs()
+            recover_chunks(WORKER_ID)
         else:
             failed = [FailedItem(0, "ProcessDied", "")] if 5 in taken.items() else []
             results = [None] if failed else [item * 2 for item in taken.items()]
@@ -107,7 +94,7 @@ def test_a_chunk_that_goes_on_killing_its_owners_is_cut_until_one_item_is_left(s
 
 def test_an_item_whose_owners_died_again_and_again_is_given_up(sent: Sent) -> None:
     job = over([7]).map(double).start()
-    claim_chunk(job.pk, 0)
+    claim_chunk(job.pk, 0, 1)
     Chunk.objects.update(status="queued", crash_count=6)
     Job.objects.update(no_ring_pending=False)
     work(job.pk, 1)
@@ -130,11 +117,10 @@ def test_retried_items_whose_owners_died_again_and_again_are_given_up(sent: Sent
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
-def test_the_sweeper_does_not_wait_for_a_chunk_that_is_just_being_written(sent: Sent) -> None:
+def test_recovery_does_not_wait_for_a_chunk_that_is_just_being_written(sent: Sent) -> None:
     claimed = claim_first_chunk()
     Job.objects.update(saver=f"{__name__}:store_slowly")
     claimed.job.refresh_from_db()
-    Chunk.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
     ended: list[bool] = []
 
     def write() -> None:
@@ -144,7 +130,7 @@ def test_the_sweeper_does_not_wait_for_a_chunk_that_is_just_being_written(sent: 
     other = threading.Thread(target=write)
     other.start()
     storing.wait(10)
-    sweep_jobs()
+    recover_chunks(WORKER_ID)
     assert not ended
     may_end.set()
     other.join()

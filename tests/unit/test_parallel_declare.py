@@ -15,8 +15,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: over("abc"), "not a str"),
-        (lambda: over(5), "not a int"),  # type: ignore[call-overload]
+        (lambda: over("abc"), "iterable, such as a list or a generator, not 'abc'"),
+        (lambda: over(5), "iterable, such as a list or a generator, not 5"),  # type: ignore[call-overload]
         (lambda: over(range(3)).start(), "add .map"),
         (lambda: over(range(3)).map(len), "takes a task"),  # type: ignore[call-overload]
         (lambda: over(range(3)).map(increment_value), "whose calls are rows of a ledger"),
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
         (lambda: over(range(3)).map(double).save("store"), "at the top of a module"),  # type: ignore[arg-type]
         (lambda: over(range(3)).map(double).start("nowhere"), "There are: serial, high, cpu, io, isolated"),
         (lambda: over(range(3)).map(double).start(chunk_size=0), "chunk_size must be from 1"),
-        (lambda: over(range(3)).map(double).start(threads="4"), "threads is a number"),  # type: ignore[arg-type]
+        (lambda: over(range(3)).map(double).start(threads="4"), "threads is a whole number"),  # type: ignore[arg-type]
         (lambda: over(range(3)).map(double).start(priority=10), "priority must be from 0 to 9"),
         (lambda: over(range(3)).map(double).start(on_success=note), "takes a signature"),  # type: ignore[arg-type]
         (lambda: over(range(3)).map(double).start(on_failure=note.s(1, 2)), "with the job's id first"),

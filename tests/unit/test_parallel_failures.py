@@ -2,14 +2,18 @@
 
 import json
 import os
+import threading
 import time
 from typing import Any
 
 import pytest
 from celery import shared_task
+from django.db import connection
 
 from handbell import ItemFailed, Job, JobRefused, over
-from handbell.parallel import complete
+from handbell.parallel import complete, subprocess_executor
+from handbell.parallel.executor import StopCondition
+from handbell.parallel.subprocess_executor import SubprocessExecutor
 from tests.jobs import concatenate, double, nap, pick, run_jobs
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -168,3 +172,78 @@ def test_an_error_that_has_no_text_is_described_all_the_same() -> None:
     (failure,) = job.failures()
     assert failure["error"] == "Mute: <exception str() failed>"
     assert "raise Mute" in failure["traceback"]
+
+
+@shared_task
+def leave(item: str) -> str:
+    """Ends what runs it, as far as an item may."""
+    if item == "interrupt":
+        raise KeyboardInterrupt
+    if item == "generator":
+        raise GeneratorExit
+    return item
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_item_that_ends_what_runs_it_fails_alone(threads: int) -> None:
+    job = over(["a", "interrupt", "generator", "b"]).map(leave).start(threads=threads, chunk_size=4)
+    run_jobs()
+    job.refresh_from_db()
+
+    assert list(job.results(failed="!")) == ["a", "!", "!", "b"]
+    assert [it["error"].partition(":")[0] for it in job.failures()] == ["KeyboardInterrupt", "GeneratorExit"]
+
+
+def test_a_subprocess_that_dies_before_it_begins_an_item_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess_executor, "VAIN_START_PAUSE_SECONDS", 0.01)
+    outcome = SubprocessExecutor([["gone.task", [], {}]], [1, 2], StopCondition()).run()
+
+    said = "ProcessDied: the process died 3 times before it began an item: exit code 1"
+    assert [it.error for it in outcome.failed] == [said, said]
+
+
+def test_what_was_retried_and_never_ran_is_not_counted_twice() -> None:
+    """The job had to stop once more before it came to these items."""
+    job = over(["raise"] * 4).map(pick).start(chunk_size=2, max_failures=3)
+    run_jobs()
+    job.refresh_from_db()
+    assert (job.status, job.failed) == ("failed", 4)
+    job.retry_failed()
+    Job.objects.filter(pk=job.pk).update(max_failures=0)
+    run_jobs()
+    job.refresh_from_db()
+    assert (job.status, job.failed) == ("failed", 2)
+    job.retry_failed()
+    assert job.failed == 0
+    Job.objects.filter(pk=job.pk).update(max_failures=None)
+    run_jobs()
+    job.refresh_from_db()
+
+    assert (job.status, job.failed, job.done) == ("failed", 4, 4)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="needs a database that two threads can use")
+def test_of_two_who_retry_at_once_one_is_refused() -> None:
+    job = over(["raise"] * 5).map(pick).start(chunk_size=1)
+    run_jobs()
+    said: list[str] = []
+
+    def retry() -> None:
+        try:
+            Job.objects.get(pk=job.pk).retry_failed()
+        except JobRefused as error:
+            said.append(str(error))
+        finally:
+            connection.close()
+
+    others = [threading.Thread(target=retry) for _ in range(4)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    job.refresh_from_db()
+
+    assert (len(said), job.failed, job.status) == (3, 0, "running")
+    run_jobs()
+    job.refresh_from_db()
+    assert (job.status, job.failed) == ("failed", 5)

@@ -5,6 +5,7 @@ from django.db import InterfaceError, OperationalError, connection
 
 from handbell import Job, over
 from handbell.parallel.complete import complete_chunk
+from handbell.parallel.parts import MAX_PART_CALLS
 from tasks_app.models import Score
 from tests.jobs import claim_first_chunk, outcome_of, pick, run_jobs, store
 from tests.unit.conftest import Sent
@@ -45,6 +46,48 @@ def test_a_wrong_statement_in_save_is_the_fault_of_save() -> None:
 
     assert (job.status, job.failed) == ("failed", 3)
     assert "no_such_table" in next(job.failures())["error"]
+
+
+def test_a_save_that_never_works_is_given_up_soon_and_says_so(sent: Sent) -> None:
+    job = over(range(2000)).map(pick).save(refuse).start(chunk_size=2000)
+    refused.clear()
+    sent()
+    run_jobs()
+    job.refresh_from_db()
+
+    assert (job.status, job.failed) == ("failed", 2000)
+    assert {it["error"] for it in job.failures()} == {"save: ValueError: never"}
+    assert len(refused) < 2 * MAX_PART_CALLS
+    assert len(sent()) <= 2
+
+
+refused: list[int] = []
+
+
+def refuse(results: list[int]) -> None:
+    refused.append(len(results))
+    raise ValueError("never")
+
+
+def test_a_save_that_refuses_what_it_took_before_is_given_up() -> None:
+    job = over(range(10)).map(pick).save(take_all_but_the_last).start(chunk_size=10)
+    run_jobs()
+    job.refresh_from_db()
+
+    assert (job.status, job.failed, job.succeeded) == ("failed", 10, 0)
+    assert not Score.objects.exists()
+
+
+last: list[int] = []
+
+
+def take_all_but_the_last(results: list[int]) -> None:
+    """Whatever it is given, it does not take the last one."""
+    store(results)
+    if results[0] == 0 and results[-1] + 1 == 10 - len(last):
+        last.append(results[-1])
+    if last[-1] in results:
+        raise ValueError("not this one")
 
 
 @pytest.mark.parametrize("error", [OperationalError, InterfaceError])

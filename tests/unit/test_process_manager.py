@@ -1,6 +1,7 @@
 """What `manage.py handbell up` does with its processes: starts them again, stops them in order, leaves none behind."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from handbell.queues import queue_names
 STUCK = ["sh", "-c", "trap '' TERM; echo started; while :; do sleep 60; done"]
 OBEDIENT = ["sh", "-c", "echo started; exec sleep 60"]
 SHORT = ["sh", "-c", "exit 3"]
+OUTLIVED = ["sh", "-c", "setsid sh -c 'echo $$ >> outliving; echo started; exec sleep 600' & wait"]
 
 
 class Told:
@@ -108,7 +110,40 @@ def test_what_ends_is_named_and_started_again_after_a_growing_pause(tmp_path: Pa
         manager.stop()
 
     told = run(tmp_path, [managed("short", SHORT)], stop_when_it_was_said)
-    assert ("short", "ended unexpectedly (exit code 3) after 0 s; starting it again in 2 s") in told.lines
+    (said,) = [line for name, line in told.lines if name == "short" and "unexpectedly" in line]
+    assert re.fullmatch(r"ended unexpectedly \(exit code 3\) after \d s; starting it again in 2 s", said)
+
+
+def test_a_process_is_started_again_and_stopped_though_one_that_it_started_holds_its_output_open(
+    tmp_path: Path,
+) -> None:
+    async def kill_and_stop(manager: ProcessManager, told: Told) -> None:
+        await told.until(lambda: told.count("started") == 1)
+        manager.running["worker"].kill()
+        await told.until(lambda: told.count("ended unexpectedly (killed by signal 9, SIGKILL)") == 1)
+        await told.until(lambda: told.count("started") == 2)
+        manager.stop()
+
+    try:
+        told = run(tmp_path, [managed("worker", OUTLIVED)], kill_and_stop)
+    finally:
+        outliving = [psutil.Process(int(pid)) for pid in (tmp_path / "outliving").read_text().split()]
+        for process in outliving:
+            process.kill()
+
+    assert len(outliving) == 2
+    assert told.count("was killed") == 0
+
+
+def test_the_last_lines_of_a_process_are_said_before_its_end(tmp_path: Path) -> None:
+    async def stop_when_it_was_said(manager: ProcessManager, told: Told) -> None:
+        await told.until(lambda: told.count("ended unexpectedly") == 1)
+        manager.stop()
+
+    wordy = ["sh", "-c", "seq 20000; printf last"]
+    told = run(tmp_path, [managed("wordy", wordy)], stop_when_it_was_said)
+
+    assert [line for _, line in told.lines][19999:20001] == ["20000", "last"]
 
 
 def test_everything_is_gone_within_ten_seconds_with_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from tests.system import ROOT
 
 #: Whoever adds or removes a public name does so here, too, and in CHANGELOG.md.
 PUBLIC_NAMES = """
-    CORES ISOLATED_QUEUE SERIAL_QUEUE BrokerUnavailable Celery HandbellError IsolatedTask ItemFailed ItemTimedOut Job
+    CORES ISOLATED_QUEUE SERIAL_QUEUE ArgumentsTooLarge BrokerUnavailable Celery HandbellError IsolatedTask ItemFailed
+    ItemTimedOut Job
     JobRefused Lane LaneRefused Launch LaunchRefused NotJson Operation OutsideLane Pipeline ProcessDied Queue
     ReadOnlyAdmin ResultTooLarge RowMissing SerialModel SerialTask UnknownTask delete_finished isolated_task
     kept_secret lanes launches outside_lanes over require_broker serial_task settings_from_environment states status

@@ -50,6 +50,15 @@ def test_it_can_be_read_by_its_owner_only(tmp_path: Path) -> None:
     assert len(secret) >= 50
 
 
+def test_one_that_others_can_read_becomes_private(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("of an earlier version")
+    path.chmod(0o644)
+
+    assert kept_secret(path) == "of an earlier version"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_ten_processes_that_make_one_at_once_get_the_same(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     with in_processes(PROCESSES) as pool:

@@ -107,7 +107,7 @@ def test_a_row_of_another_model_is_no_primary_key() -> None:
 )
 def test_what_has_no_room_is_refused_and_the_callers_transaction_goes_on(call: Callable[[], Any]) -> None:
     with transaction.atomic():
-        with pytest.raises(TypeError):
+        with pytest.raises((TypeError, ValueError), match="limit is 255|is not a primary key"):
             call()
         assert not Operation.objects.exists()
 
@@ -292,8 +292,8 @@ NOW = timezone.now()
     "options",
     [
         {"countdown": 60},
-        {"eta": NOW + timedelta(minutes=5)},
-        {"eta": (NOW + timedelta(minutes=5)).replace(tzinfo=None)},
+        {"eta": NOW + timedelta(hours=1)},
+        {"eta": (NOW + timedelta(hours=1)).replace(tzinfo=None)},
     ],
     ids=["countdown", "eta", "naive eta"],
 )

@@ -235,30 +235,46 @@ def test_the_sweeper_rings_for_a_drain_that_died(sent: Sent, mine: int) -> None:
     assert rung(sent) == [mine]
 
 
-def test_the_sweeper_rings_again_after_two_seconds_then_four_and_so_on_up_to_64(sent: Sent, mine: int) -> None:
+@pytest.mark.parametrize(
+    ("is_empty", "patience"), [(False, (2, 4, 8, 16, 32, 64, 64)), (True, (2, 2, 2, 2, 2, 2, 2))], ids=["busy", "empty"]
+)
+def test_the_sweeper_rings_again_after_two_seconds_and_in_a_busy_queue_each_time_later(
+    sent: Sent, mine: int, monkeypatch: pytest.MonkeyPatch, is_empty: bool, patience: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(broker, "is_queue_empty", lambda queue: is_empty)
     increment_value.delay(COUNTER)
     sent()
-    for patience in (2, 4, 8, 16, 32, 64, 64):
-        Doorbell.objects.filter(pk=doorbell_name(mine)).update(rung_at=ago(patience - 0.5))
+    for seconds in patience:
+        Doorbell.objects.filter(pk=doorbell_name(mine)).update(rung_at=ago(seconds - 0.5))
         sweep.sweep_lanes()
         assert rung(sent) == []
-        Doorbell.objects.filter(pk=doorbell_name(mine)).update(rung_at=ago(patience + 0.5))
+        Doorbell.objects.filter(pk=doorbell_name(mine)).update(rung_at=ago(seconds + 0.5))
         sweep.sweep_lanes()
         assert rung(sent) == [mine]
 
 
-def test_the_sweeper_goes_on_ringing_however_long_nobody_answers(sent: Sent, mine: int) -> None:
+def test_a_broker_that_is_away_is_no_reason_to_wait_longer(
+    sent: Sent, mine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    increment_value.delay(COUNTER)
+    monkeypatch.setattr(DoorbellMessage, "send", lambda self: False)
+    for _ in range(3):
+        Doorbell.objects.filter(pk=doorbell_name(mine)).update(rung_at=ago(2.5))
+        sweep.sweep_lanes()
+        assert Doorbell.objects.get(pk=doorbell_name(mine)).ring_attempts == 0
+
+
+def test_the_sweeper_goes_on_ringing_however_long_nobody_answers_but_fills_no_queue(
+    sent: Sent, mine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     increment_value.delay(COUNTER)
     sent()
-    for _ in range(2):
+    for is_empty, rings in ((True, [mine]), (False, []), (True, [mine])):
+        monkeypatch.setattr(broker, "is_queue_empty", lambda queue, is_empty=is_empty: is_empty)
         Doorbell.objects.filter(pk=doorbell_name(mine)).update(ring_attempts=MAX_RING_ATTEMPTS, rung_at=ago(64.5))
         sweep.sweep_lanes()
-        assert rung(sent) == [mine]
+        assert rung(sent) == rings
     assert Doorbell.objects.get(pk=doorbell_name(mine)).ring_attempts == MAX_RING_ATTEMPTS
-
-
-def claimed(until: float) -> Callable[[], object]:
-    return lambda: Operation.objects.update(status="running", lease_expires_at=ago(-until))
 
 
 @pytest.mark.parametrize(
@@ -268,12 +284,11 @@ def claimed(until: float) -> Callable[[], object]:
         (lambda: Lane.objects.update(blocked_by=1), False),
         (lambda: Lane.objects.update(drained_at=timezone.now()), False),
         (lambda: Lane.objects.update(drained_at=ago(2)), True),
-        (claimed(60), False),
-        (claimed(-1), True),
+        (lambda: Operation.objects.update(status="running"), False),
         (lambda: Operation.objects.update(status="succeeded"), False),
         (lambda: Operation.objects.update(not_before=ago(-60)), False),
     ],
-    ids=["paused", "blocked", "drained just now", "drained before", "claimed", "claim expired", "done", "for later"],
+    ids=["paused", "blocked", "drained just now", "drained before", "claimed", "done", "for later"],
 )
 def test_the_sweeper_rings_where_nobody_is_at_work_and_somebody_could_be(
     sent: Sent, mine: int, given: Callable[[], object], rings: bool
@@ -310,10 +325,12 @@ def test_the_sweeper_goes_on_whatever_happens(
             raise error
         sweeper._stopped.set()
 
-    monkeypatch.setattr(sweeper, "SWEEPS", (look,))
     monkeypatch.setattr(sweeper, "INTERVAL_SECONDS", 0.001)
+    monkeypatch.setattr(sweeper, "JITTER_SECONDS", 0)
+    of_test = sweeper.Sweeper()
+    of_test.always, of_test.in_turn = (), (look,)
     try:
-        sweeper.run()
+        of_test.run()
     finally:
         sweeper._stopped.clear()
 

@@ -1,12 +1,14 @@
 """The odd cases of a drain: tasks it does not know, operations that kill their process, drains that meet."""
 
+import subprocess
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
-from django.db import connection
+from django.db import OperationalError, connection
 
 from handbell import serial_task
+from handbell.common.claims import WORKER_ID, claim_owner
 from handbell.models import Doorbell, Lane, LaneCount, Operation
 from handbell.serial import doorbell, lanes, sql
 from handbell.serial import drain as drain_module
@@ -14,8 +16,9 @@ from handbell.serial.apply import BatchApplier
 from handbell.serial.claim import OperationClaim, confirm_claim
 from handbell.serial.doorbell import doorbell_name
 from handbell.serial.drain import MAX_BATCH_OPERATIONS, MAX_CRASHES, LaneDrain
+from handbell.serial.interrupted import recover_operations
 from handbell.testing import run_operations
-from tasks_app.models import Counter
+from tasks_app.models import Counter, Entry
 from tasks_app.tasks import increment_value
 from tests.lanes_app.tables import Document, lane, operation, state
 
@@ -35,7 +38,7 @@ def mine() -> int:
 
 
 def expire_claims() -> None:
-    Operation.objects.filter(status="running").update(lease_expires_at="2000-01-01T00:00:00Z")
+    recover_operations(WORKER_ID)
 
 
 class Killed(BaseException):
@@ -158,6 +161,7 @@ def test_who_dies_for_another_reason_costs_nobody_anything(mine: int) -> None:
     results = [increment_value.delay(COUNTER) for _ in range(3)]
     for _ in range(10):  # these died before their first commit
         doorbell.answer(mine)
+        recover_operations(WORKER_ID)
 
     answered = doorbell.answer(mine)
     assert answered is not None
@@ -181,6 +185,85 @@ def test_operations_are_run_one_by_one_for_a_batch_only(mine: int, monkeypatch: 
     assert Doorbell.objects.get(pk=doorbell_name(mine)).one_by_one == 0
 
 
+def test_once_what_killed_a_process_is_found_batches_go_on(mine: int) -> None:
+    results = increment_value.delay_many((COUNTER, 1) for _ in range(50))
+    Operation.objects.filter(pk=operation(results[2]).pk).update(
+        attempts=1
+    )  # it has killed a process when it ran alone
+    drain = LaneDrain(mine, crash_count=1)
+    drain.run()
+
+    assert (drain.applied, drain.one_by_one, Counter.objects.get().value) == (50, 0, 50)
+    assert len({operation(result).finished_at for result in results[3:]}) == 1
+
+
+@pytest.mark.django_db(transaction=True)  # it closes the connection
+def test_a_drain_that_breaks_off_in_an_outage_is_no_crash(mine: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: Any) -> None:
+        raise OperationalError("canceling statement due to statement timeout")
+
+    result = increment_value.delay(COUNTER)
+    monkeypatch.setattr(sql, "complete_operations", away)
+    for _ in range(5):
+        drain_module.drain(mine)
+    found = Doorbell.objects.get(pk=doorbell_name(mine))
+    assert (found.crash_count, found.one_by_one, found.claimed_by) == (0, 0, "")
+    monkeypatch.undo()
+    run_operations()
+    assert (result.get(), operation(result).attempts) == (1, 1)
+
+
+class NoSpace(Exception):
+    """What psycopg2 raises when the disk is full."""
+
+    pgcode = "53100"
+
+
+@serial_task(key="full disk")
+def write_to_a_full_disk() -> str:
+    if Entry.objects.filter(title="room").exists():
+        return "written"
+    raise OperationalError("could not extend file: No space left on device") from NoSpace()
+
+
+@pytest.mark.django_db(transaction=True)  # it closes the connection
+def test_an_operation_that_finds_the_disk_full_is_applied_when_it_is_not() -> None:
+    result = write_to_a_full_disk.delay()
+    full = operation(result).lane
+    for _ in range(3):
+        drain_module.drain(full)
+    assert operation(result).status == "queued"
+    Entry.objects.create(title="room")
+    run_operations()
+    assert (result.get(), operation(result).attempts) == ("written", 1)
+
+
+def test_another_who_answers_meanwhile_does_not_hide_who_drains(mine: int) -> None:
+    increment_value.delay(COUNTER)
+    doorbell.answer(mine)
+    Doorbell.objects.update(claimed_by="a-worker 1 2#3")
+    doorbell.answer(mine)
+    doorbell.leave(mine)
+    assert Doorbell.objects.get(pk=doorbell_name(mine)).claimed_by == "a-worker 1 2#3"
+    recover_operations("a-worker 1 2")
+    assert Doorbell.objects.get(pk=doorbell_name(mine)).crash_count == 1
+
+
+def test_whoever_answers_after_a_process_that_is_dead_counts_the_crash(mine: int) -> None:
+    """Its worker may see the death later than another process, on the same machine, gets the next message."""
+    increment_value.delay(COUNTER)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        first = claim_owner(process.pid)
+        Doorbell.objects.update(claimed_by=first)
+        assert doorbell.answer(mine) == (mine, 0, 0)
+        assert Doorbell.objects.get(pk=doorbell_name(mine)).claimed_by == first
+        process.kill()
+    assert doorbell.answer(mine) == (mine, 1, 0)
+    assert Doorbell.objects.get(pk=doorbell_name(mine)).claimed_by == claim_owner()
+    doorbell.count_crashes(first)
+    assert Doorbell.objects.get(pk=doorbell_name(mine)).crash_count == 1
+
+
 # --- Drains that meet -----------------------------------------------------------------------------------------------
 
 
@@ -191,7 +274,9 @@ def test_doorbells_answered_at_the_same_time_are_no_crashes(mine: int) -> None:
 
     for answered in reversed(answers):
         assert answered is not None
-        LaneDrain(*answered).run()
+        drain = LaneDrain(*answered)
+        assert not drain.one_by_one
+        drain.run()
 
     assert (result.state, result.get(), operation(result).attempts) == ("SUCCESS", 1, 1)
 

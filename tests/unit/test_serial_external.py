@@ -1,17 +1,15 @@
 """External operations: outside any transaction, at least once, and still one at a time within their lane."""
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 import pytest
 from django.db import connection
-from django.utils import timezone
 
 from handbell import serial_task
-from handbell.common.leases import lease
+from handbell.common.claims import WORKER_ID, new_claim_token
 from handbell.errors import LaneRefused
 from handbell.models import Lane, Operation
-from handbell.serial import lanes, sql
+from handbell.serial import interrupted, lanes, sql
 from handbell.serial.claim import OperationClaim, claim_operation, run_external
 from handbell.serial.drain import MAX_CRASHES, LaneDrain
 from handbell.testing import run_operations
@@ -68,13 +66,13 @@ def go_on() -> str:
 
 
 def expire_claims() -> None:
-    Operation.objects.filter(status="running").update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    interrupted.recover_operations(WORKER_ID)
 
 
 def claim_first(number: int) -> OperationClaim:
     """As a drain does before it runs an external operation; the rest is up to the test."""
     (first, *_) = sql.pending_operations(number, 10)
-    return claim_operation(first)
+    return claim_operation(first, new_claim_token())
 
 
 def drain(number: int) -> bool:
@@ -89,7 +87,7 @@ def test_it_takes_its_turn_among_the_others() -> None:
     assert [result.get() for result in results] == [1, "A", 2, "B"]
     assert happened == ["a", "b"]
     assert [operation(result).attempts for result in results] == [1, 1, 1, 1]
-    assert operation(results[1]).lease_expires_at is None
+    assert operation(results[1]).claim_token is None
 
 
 @pytest.mark.django_db(transaction=True)
@@ -210,7 +208,7 @@ def test_the_result_of_a_late_owner_is_refused_while_its_successor_is_at_work(mi
 
     run_external(mine, late)
     assert sent.state == "STARTED"
-    assert operation(sent).lease_expires_at is not None
+    assert operation(sent).claim_token == successor.token
 
     run_external(mine, successor)
     assert sent.get() == "A"
@@ -220,7 +218,7 @@ def test_the_result_of_a_late_owner_is_refused_while_its_successor_is_at_work(mi
 def test_the_result_of_a_late_owner_is_refused_although_a_retry_counts_anew(mine: int) -> None:
     sent = send.delay("a")
     late = claim_first(mine)
-    Operation.objects.filter(task_id=sent.id).update(status="lost")
+    Operation.objects.filter(task_id=sent.id).update(status="lost", claimed_by="", claim_token=None)
     lanes.retry_operation(operation(sent).pk)
     successor = claim_first(mine)
     assert successor.attempt == late.attempt
@@ -235,17 +233,9 @@ def test_the_result_of_a_late_owner_is_refused_although_a_retry_counts_anew(mine
 def test_the_failure_of_a_late_owner_does_not_block_the_lane(mine: int) -> None:
     paid = pay.delay(1)
     late = claim_first(mine)
-    Operation.objects.filter(task_id=paid.id).update(status="succeeded", result="null", attempts=2)
+    Operation.objects.filter(task_id=paid.id).update(status="succeeded", result="null", attempts=2, claim_token=None)
 
     run_external(mine, late)
 
     assert paid.state == "SUCCESS"
     assert Lane.objects.get(pk=mine).blocked_by is None
-
-
-def test_a_claim_says_until_when_it_holds(mine: int) -> None:
-    sent = send.delay("a")
-    claim_first(mine)
-
-    left = operation(sent).lease_expires_at - timezone.now()  # type: ignore[operator]
-    assert lease() - timedelta(seconds=10) < left <= lease()

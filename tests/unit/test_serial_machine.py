@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from django.db import transaction
-from django.utils import timezone
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from handbell import serial_task
+from handbell.common.claims import WORKER_ID, new_claim_token
 from handbell.errors import LaneRefused
 from handbell.models import Lane, LaneCount, Operation, lane_of
 from handbell.serial import lanes, sql
@@ -21,6 +21,7 @@ from handbell.serial.apply import BatchApplier
 from handbell.serial.claim import OperationClaim, claim_operation, run_external
 from handbell.serial.drain import MAX_CRASHES, LaneDrain
 from handbell.serial.enqueue import lane_count
+from handbell.serial.interrupted import recover_operations
 from tasks_app.models import Counter
 
 KEYS = ["a", "b", "c"]
@@ -209,14 +210,14 @@ class Ledger(RuleBasedStateMachine):
             (found, *_) = sql.pending_operations(lane, 10)
             assert op is not None
             assert (found.id, found.lane_claimed) == (op.id, False)
-            op.claim = claim_operation(found)
+            op.claim = claim_operation(found, new_claim_token())
             self.claims.append((op.claim, lane))
             op.status, op.alive, op.attempts = "running", True, op.attempts + 1
 
     def claims_expire(self, dice: Random) -> None:
-        Operation.objects.filter(status="running").update(lease_expires_at=timezone.now())
+        recover_operations(WORKER_ID)
         for op in self.model.ops.values():
-            op.alive = False
+            op.alive, op.status = False, "queued" if op.status == "running" else op.status
 
     def an_owner_finishes(self, dice: Random) -> None:
         """In time, late, or when somebody else has it: only who has the last claim may say how it ended."""

@@ -42,7 +42,7 @@ def test_a_wrong_call_in_the_middle_leaves_nothing() -> None:
         yield ("key", object())
         yield from calls(MAX_INSERT_OPERATIONS)
 
-    with pytest.raises(TypeError, match="Arguments must be JSON"):
+    with pytest.raises(TypeError, match="must be JSON"):
         increment_value.delay_many(with_a_wrong_one())
 
     assert not Operation.objects.exists()

@@ -256,7 +256,7 @@ def test_lanes_are_not_changed_under_what_is_running_or_blocked(document: Docume
         lanes.resize(3)
 
     lanes.skip(blocked.lane)
-    Operation.objects.filter(status="queued").update(status="running", lease_expires_at=timezone.now())
+    Operation.objects.filter(status="queued").update(status="running")
     with pytest.raises(LaneRefused, match="running. Change the number of lanes when it has finished"):
         lanes.resize(3)
     assert LaneCount.objects.get().count == Lane.objects.count() != 3

@@ -12,7 +12,7 @@ from django_celery_results.models import GroupResult, TaskResult
 
 from handbell import retention
 from tasks_app import tasks
-from tasks_app.fetch import FetchRefused
+from tasks_app.fetch_guard import FetchRefused
 from tasks_app.models import Entry, PlainCounter, Run, Score
 from tests.unit.conftest import Server, page
 

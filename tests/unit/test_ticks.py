@@ -102,6 +102,36 @@ def test_the_one_that_lost_fires_the_next_tick() -> None:
     assert Call.objects.count() == 2
 
 
+def test_a_clock_that_was_ahead_holds_up_the_next_tick_for_an_interval_at_most() -> None:
+    """It has noted that the task was run in ten hours."""
+    task = make(last_run_at=timezone.now() + 10 * HOUR)
+    scheduler = new()
+    entry = scheduler.schedule["hourly"]
+    due, seconds = entry.is_due()
+    assert not due
+    assert 3500 < seconds <= 3600
+    assert again(task).last_run_at == entry.read_run_at
+
+    entry.last_run_at = timezone.now() - HOUR  # an hour later
+    scheduler.populate_heap()
+    look(scheduler)
+    assert Call.objects.count() == 1
+    assert is_now(again(task).last_run_at)
+
+
+def test_one_whose_clock_is_behind_leaves_the_ticks_to_the_other() -> None:
+    """All that it reads lies ahead of it; the other fires, and changes what it has read."""
+    make(last_run_at=timezone.now() + HOUR)
+    behind = new()
+    entry = behind.schedule["hourly"]
+    PeriodicTask.objects.update(last_run_at=timezone.now() + 2 * HOUR)  # the other has fired
+    entry.last_run_at = timezone.now() - HOUR
+    behind.populate_heap()
+    look(behind)
+
+    assert not Call.objects.exists()
+
+
 def test_one_that_was_frozen_does_not_fire_what_others_have_fired() -> None:
     task, frozen = make(), new()
     due, _ = frozen.schedule["hourly"].is_due()

@@ -1,6 +1,7 @@
 """Priorities on Redis and Valkey: 9 is taken first, a message without one last, as on RabbitMQ."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from celery import current_app
 from kombu import Producer, Queue
 
 from tasks_app import tasks
+from tests.servers import DurableValkey
 from tests.unit.conftest import Message
 
 
@@ -68,6 +70,29 @@ def test_a_message_that_is_given_back_keeps_its_priority(channel: Any) -> None:
     publish(channel, 8)
 
     assert list(take(channel)) == ["9", "8", "5"]
+
+
+def test_an_acknowledgement_that_is_lost_takes_nobodys_place_and_is_sent_again(tmp_path: Path) -> None:
+    """kombu's own class keeps the place: a worker that may hold one message would receive no more."""
+    server = DurableValkey(tmp_path)
+    try:
+        with current_app.connection_for_write(url=server.url()) as connection:
+            channel: Any = connection.channel()
+            channel.basic_qos(0, 1, False)
+            publish(channel, 1, 2)
+            message = channel.basic_get("ordered")
+            assert not channel.qos.can_consume()
+            server.stop()
+            with pytest.raises(connection.connection_errors):
+                message.ack()
+            assert channel.qos.can_consume()
+
+            server.start()
+            assert channel.client.hlen(channel.unacked_key) == 1
+            channel.basic_get("ordered").ack()
+            assert channel.client.hlen(channel.unacked_key) == 0
+    finally:
+        server.stop()
 
 
 @pytest.mark.django_db

@@ -529,6 +529,21 @@ def jobs_run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.mark.django_db
+def test_a_run_is_judged_again_when_what_had_failed_is_retried_and_may_be_deleted_meanwhile(jobs_run: Run) -> None:
+    workload, job = WORKLOADS["jobs"], Job.objects.filter(name="Word frequency")
+    job.update(status="failed", failed=1, succeeded=1)
+    progress, verdict = workload.outcome(jobs_run)
+    assert (progress.failed, verdict and verdict.ok) == (1, False)
+
+    job.update(status="running", failed=0)
+    assert workload.outcome(jobs_run)[1] is None
+    job.update(status="succeeded", succeeded=2)
+    Run.objects.filter(pk=jobs_run.pk).delete()
+    progress, verdict = workload.outcome(jobs_run)
+    assert (progress.failed, verdict and verdict.ok) == (0, True)
+
+
+@pytest.mark.django_db
 def test_a_run_of_jobs_is_counted_and_judged(jobs_run: Run) -> None:
     workload = WORKLOADS["jobs"]
 

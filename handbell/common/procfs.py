@@ -1,9 +1,4 @@
-"""Processes as the kernel shows them under /proc: who descends from whom, what they use, and how to end them.
-
-A process may leave its group and its session and lose its parents; three things still tell to which launch it belongs.
-Orphans come to the fork server, which is their subreaper. What a launch starts carries the launch's label in its
-environment, as the kernel shows it. And whatever was seen once among a launch's descendants is remembered.
-"""
+"""Processes as the kernel shows them under /proc: who descends from whom, what they use, and how to end them."""
 
 import os
 import signal
@@ -11,8 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-LABEL_VARIABLE = "HANDBELL_LAUNCH_ID"
-LAUNCH_NUMBER_WIDTH = 20  # a label always has the same length, so that a child can write its own over it
 PROC_READ_BYTES = 65536
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PROC = Path("/proc")
@@ -40,18 +33,10 @@ class ProcessStat(NamedTuple):
         """Whether it has ended and nobody has reaped it yet."""
         return self.state == "Z"
 
-
-class ProcessLabel(NamedTuple):
-    """What a process carries in its environment: the name of its fork server, and the number of its launch. The fork
-    server itself has no launch.
-    """
-
-    server: str
-    launch: int | None
-
-    def text(self) -> str:
-        """The value of the environment variable."""
-        return f"{self.server}:{'' if self.launch is None else self.launch:<{LAUNCH_NUMBER_WIDTH}}"
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal such as SIGSTOP has stopped it. What a debugger has stopped is not meant."""
+        return self.state == "T"
 
 
 def process_stat(pid: int) -> ProcessStat | None:
@@ -90,22 +75,6 @@ def living_processes(pids: list[int]) -> set[ProcessIdentity]:
 def environment_of(pid: int) -> bytes:
     """The environment it was started with. While a process becomes another program it is empty for a moment."""
     return _read(f"/proc/{pid}/environ")
-
-
-def label_of(pid: int) -> ProcessLabel | None:
-    """The label in its environment, if it has one."""
-    return label_in(environment_of(pid))
-
-
-def label_in(environment: bytes) -> ProcessLabel | None:
-    """The label in an environment as the kernel shows it, if there is one."""
-    for entry in environment.split(b"\0"):
-        if entry.startswith(LABEL_VARIABLE.encode() + b"="):
-            text = entry.decode(errors="replace").partition("=")[2]
-            server, _, launch = text.partition(":")
-            launch = launch.strip()
-            return ProcessLabel(server, int(launch) if launch.isdecimal() else None) if server else None
-    return None
 
 
 def command_line(pid: int) -> str:

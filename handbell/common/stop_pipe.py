@@ -1,4 +1,4 @@
-"""How a supervisor learns that its worker is told to stop: a pipe from the worker's main process to its children.
+"""How the processes of a worker learn that it is told to stop: a pipe from the worker's main process to its children.
 
 The main process writes one byte, which nobody takes out: from then on the pipe is readable in all children.
 """
