@@ -1,10 +1,9 @@
 """How long a person waits: for a result when nothing else is to do, and for a task to begin when the cores are busy."""
 
-import statistics
 from dataclasses import replace
 
 from benchmarks import plain_parts as parts
-from benchmarks.report import Report, Row
+from benchmarks.report import Report, percentiles
 from benchmarks.running import CORES, TIMEOUT_SECONDS, systems
 from handbell.queues import worker_options
 from tasks_app.queues import CPU, HIGH
@@ -28,7 +27,7 @@ def _idle(report: Report, system: System, on: str, calls: int) -> dict[str, floa
     system.call(parts.clear, timeout=TIMEOUT_SECONDS)
     with system.worker("-Q", "cpu", "-c", str(CORES), *OPTIONS):
         times = system.call(parts.idle, calls, timeout=TIMEOUT_SECONDS)
-    return _add(report, "idle: call to result", on, times)
+    return percentiles(report, "idle: call to result", on, times)
 
 
 def _busy(report: Report, system: System, on: str, calls: int, tasks: int) -> dict[str, float]:
@@ -39,11 +38,4 @@ def _busy(report: Report, system: System, on: str, calls: int, tasks: int) -> di
         times = system.call(parts.busy, calls, timeout=TIMEOUT_SECONDS)
         still = system.call(parts.still_busy)
     system.call(parts.purge, timeout=TIMEOUT_SECONDS)
-    return _add(report, "cores busy: call to start on high", on, times, exact=still)
-
-
-def _add(report: Report, what: str, on: str, times: list[float], *, exact: bool = True) -> dict[str, float]:
-    ordered = sorted(times)
-    found = {"p50": round(statistics.median(ordered), 1), "p99": round(ordered[int(len(ordered) * 0.99)], 1)}
-    report.add(Row(what, on, len(times), sum(times) / 1000, exact, f"p50 {found['p50']} ms, p99 {found['p99']} ms"))
-    return found
+    return percentiles(report, "cores busy: call to start on high", on, times, exact=still)

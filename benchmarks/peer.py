@@ -7,7 +7,7 @@ address of its embedded broker.
 import os
 import time
 
-from celery import Celery
+from celery import Celery, group
 
 from handbell.embedded.broker import embedded_broker
 
@@ -53,6 +53,19 @@ def add(numbers: list[int]) -> int:
 @app.task(name="benchmarks.peer.nothing")
 def nothing(value: int = 0) -> int:
     return value
+
+
+def enqueue_groups(count: int) -> float:
+    """Seconds for so many calls, in groups of a thousand."""
+    started = time.perf_counter()
+    for first in range(0, count, 1_000):
+        group(nothing.s(number) for number in range(first, min(first + 1_000, count))).apply_async()
+    return time.perf_counter() - started
+
+
+def purge() -> int:
+    """Take back what waits."""
+    return int(app.control.purge())
 
 
 def enqueue(count: int) -> float:

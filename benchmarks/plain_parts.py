@@ -1,6 +1,7 @@
 """What benchmarks/plain.py and benchmarks/latency.py run inside the systems they measure."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import current_app, group, shared_task
@@ -8,7 +9,7 @@ from django.db import connection, transaction
 from django.db.models import Max, Min
 from django_celery_results.models import TaskResult
 
-from handbell import Job, over
+from handbell import Job, bulk, over
 from handbell.models import Call
 from tasks_app.queues import CPU
 from tasks_app.tasks import fibonacci
@@ -20,6 +21,18 @@ def nothing(value: int = 0) -> int:
 
 
 alone: Any = shared_task(nothing.run, name="benchmarks.plain_parts.alone", queue="cpu", shares_claims=False)  # type: ignore[call-overload]
+
+
+@shared_task(queue="cpu")
+def since_call(called: float) -> float:
+    """Seconds since a moment, by the clock of this machine."""
+    time.sleep(0.001)
+    return time.time() - called
+
+
+@shared_task(queue="cpu")
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 @shared_task(queue="high")
@@ -43,6 +56,75 @@ def enqueue(count: int, task: str = "nothing") -> float:
     for number in range(count):
         globals()[task].delay(number)
     return time.perf_counter() - started
+
+
+def call_each(count: int) -> dict[str, Any]:
+    """One after the other, each committed by itself."""
+    return _timed(count, lambda: [nothing.delay(number) for number in range(count)])
+
+
+def call_in_hundreds(count: int) -> dict[str, Any]:
+    """A hundred in each transaction, its commit included."""
+
+    def call() -> None:
+        for first in range(0, count, 100):
+            with transaction.atomic():
+                for number in range(first, first + 100):
+                    nothing.delay(number)
+
+    return _timed(count, call)
+
+
+def call_in_bulk(count: int) -> dict[str, Any]:
+    """A loop of a thousand in each `bulk` block."""
+
+    def call() -> None:
+        for first in range(0, count, 1_000):
+            with bulk():
+                for number in range(first, first + 1_000):
+                    nothing.delay(number)
+
+    return _timed(count, call)
+
+
+def call_groups(count: int) -> dict[str, Any]:
+    """Groups of a thousand."""
+
+    def call() -> None:
+        for first in range(0, count, 1_000):
+            group(nothing.s(number) for number in range(first, first + 1_000)).apply_async()
+
+    return _timed(count, call)
+
+
+def _timed(count: int, call: Callable[[], object]) -> dict[str, Any]:
+    """How many seconds it took to make these calls, and whether each of them is recorded once."""
+    nothing.delay(0)  # what is set up with the first call
+    clear()
+    started = time.perf_counter()
+    call()
+    seconds = time.perf_counter() - started
+    numbers = sorted(TaskResult.objects.values_list("task_args", flat=True))
+    exact = numbers == sorted(f'"({number},)"' for number in range(count)) and Call.objects.count() == count
+    purge()
+    return {"seconds": seconds, "exact": exact}
+
+
+def mixed(slow_seconds: float, rounds: int) -> list[float]:
+    """Milliseconds from each quick call to its start, while one process of two runs a slow call: some are made together
+    with that, and the others one after the other while it runs.
+    """
+    since_call.delay(time.time()).get(timeout=30)
+    results = []
+    for _ in range(rounds):
+        with bulk():
+            results += [since_call.delay(time.time()) for _ in range(10)]
+            slow = sleep.delay(slow_seconds)
+            results += [since_call.delay(time.time()) for _ in range(10)]
+        while not slow.ready():
+            results.append(since_call.delay(time.time()))
+            time.sleep(0.05)
+    return [result.get(timeout=60) * 1000 for result in results]
 
 
 def done() -> int:

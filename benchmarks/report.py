@@ -1,5 +1,6 @@
 """What a benchmark found: rows, ratios, and whether every outcome was exactly right."""
 
+import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +22,14 @@ class Row:
     @property
     def rate(self) -> float:
         return self.count / self.seconds
+
+
+def percentiles(report: "Report", what: str, on: str, times: list[float], *, exact: bool = True) -> dict[str, float]:
+    """Add a row about how long something took each time, in milliseconds; the median and the 99th percentile."""
+    ordered = sorted(times)
+    found = {"p50": round(statistics.median(ordered), 1), "p99": round(ordered[int(len(ordered) * 0.99)], 1)}
+    report.add(Row(what, on, len(times), sum(times) / 1000, exact, f"p50 {found['p50']} ms, p99 {found['p99']} ms"))
+    return found
 
 
 @dataclass

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # the same names from the same modules as in _LOADED_FROM
     from handbell.models import Lane, Launch, Operation, SerialModel, outside_lanes
     from handbell.parallel.declare import Pipeline, over
     from handbell.parallel.job import Job
+    from handbell.plain.enqueue import bulk
     from handbell.queues import CORES, ISOLATED_QUEUE, SERIAL_QUEUE, Queue
     from handbell.retention import delete_finished
     from handbell.serial import lanes
@@ -71,6 +72,7 @@ __all__ = [
     "SerialModel",
     "SerialTask",
     "UnknownTask",
+    "bulk",
     "delete_finished",
     "isolated_task",
     "kept_secret",
@@ -101,6 +103,7 @@ _LOADED_FROM = {
     "SERIAL_QUEUE": "handbell.queues",
     "SerialModel": "handbell.models",
     "SerialTask": "handbell.serial.declare",
+    "bulk": "handbell.plain.enqueue",
     "delete_finished": "handbell.retention",
     "isolated_task": "handbell.isolated.declare",
     "kept_secret": "handbell.common.secret_file",

@@ -12,6 +12,24 @@ from handbell.celery.call_run import call_run
 from handbell.celery.configuration import producer_options
 from handbell.celery.producer import CapturingProducer
 
+SIMPLE_TYPES = frozenset({int, float, bool, type(None), str})
+MAX_SIMPLE_ARGUMENTS, MAX_SIMPLE_CHARACTERS = 8, 100
+
+
+def quick_repr(args: Any) -> str | None:
+    """What Celery's `saferepr` makes of these arguments, if they are few, short and simple: then it is `repr`."""
+    if type(args) not in {tuple, list} or len(args) > MAX_SIMPLE_ARGUMENTS:
+        return None
+    for value in args:
+        if type(value) not in SIMPLE_TYPES or (type(value) is str and not _is_plain(value)):
+            return None
+    text = repr(args)
+    return text if len(text) <= MAX_SIMPLE_CHARACTERS * MAX_SIMPLE_ARGUMENTS else None
+
+
+def _is_plain(text: str) -> bool:
+    return len(text) <= MAX_SIMPLE_CHARACTERS and "'" not in text and "\\" not in text and text.isprintable()
+
 
 class HandbellAMQP(AMQP):
     def _retry_publish(self, publish: Callable[..., object], *args: Any, **kwargs: Any) -> Any:
@@ -24,6 +42,14 @@ class HandbellAMQP(AMQP):
             return publish(*args, **kwargs)
         run.followers.append(partial(publish, *args, **kwargs))
         return None
+
+    def as_task_v2(self, task_id: str, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **more: Any) -> Any:
+        """Celery's own, with the texts of simple arguments made in a moment."""
+        if more.get("argsrepr") is None:
+            more["argsrepr"] = quick_repr(args or ())
+        if more.get("kwargsrepr") is None and not kwargs:
+            more["kwargsrepr"] = "{}"
+        return super().as_task_v2(task_id, name, args, kwargs, *rest, **more)
 
     @property
     def create_task_message(self) -> Any:

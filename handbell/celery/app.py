@@ -10,7 +10,7 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from kombu import Connection
 
-from handbell.celery.configuration import install_redis_transport, replace_defaults
+from handbell.celery.configuration import Configuration, install_redis_transport, replace_defaults
 from handbell.celery.producer import CapturingProducer
 from handbell.common.ledger_task import DATABASE_BACKEND, LedgerTask
 from handbell.embedded.broker import CALL_SECONDS, embedded_broker
@@ -37,8 +37,14 @@ class Celery(CeleryApp):
 
     @contextmanager
     def producer_or_acquire(self, producer: Any = None) -> Iterator[Any]:  # type: ignore[override]
-        """A canvas takes one for all its messages. Here each is sent on its own, so it needs no broker to be there."""
-        yield producer or CapturingProducer()
+        """A canvas takes one for all its messages. The ledger gets them, together: no broker needs to be there."""
+        if producer is not None:
+            yield producer
+            return
+        from handbell.plain.enqueue import gathered_calls  # noqa: PLC0415  (it needs Django's app registry)
+
+        with gathered_calls():
+            yield CapturingProducer()
 
     def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Connection:
         self._attach_embedded_broker()
@@ -79,6 +85,7 @@ class Celery(CeleryApp):
 
     def _load_config(self) -> Any:
         conf = super()._load_config()  # type: ignore[misc]  # the stubs do not have it
+        Configuration.take_over(conf)
         replace_defaults(conf)
         return conf
 

@@ -38,7 +38,7 @@ from handbell.common.outages import is_outage, retry_through_outage
 from handbell.common.polling import poll
 from handbell.models import Call, Launch, Operation
 from handbell.models.task_result import ENDED
-from handbell.plain import sql
+from handbell.plain import insert, sql
 from handbell.plain.crash_recovery import may_begin_twice
 from handbell.plain.enqueue import store_retry
 from handbell.plain.message import ENQUEUED_AT, Message
@@ -323,7 +323,7 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
         extended = self._get_extended_properties(request, traceback)
         content = {"content_type": self.content_type, "content_encoding": self.content_encoding}
         row = {"task_id": task_id, "date_created": changes["date_done"], **extended, **content}
-        return sql.insert_result(row, changes)
+        return insert.insert_result(row, changes)
 
     def _changes(self, result: Any, status: str, traceback: str | None, request: Context | None) -> dict[str, Any]:
         now = adapt_datetime(timezone.now())

@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from celery.app import defaults
+from celery.app.utils import Settings
+from celery.utils.collections import DictAttribute
 from django.conf import settings
+from django.core.signals import setting_changed
 from kombu.transport import TRANSPORT_ALIASES
 
 from handbell.common.broker import is_amqp, is_redis
@@ -17,6 +21,9 @@ CONNECT_SECONDS = 2
 SOCKET_TIMEOUT_SECONDS = 3
 VISIBILITY_SECONDS = 12 * 3600
 CONFIRM_SECONDS = 2
+#: Without a prefix, and as they were called before Celery 4.
+KNOWN_NAMES = frozenset(defaults.SETTING_KEYS | vars(defaults)["_OLD_SETTING_KEYS"])
+_MISSING = object()
 #: How many tasks a process runs on one database connection: practically no limit.
 CONNECTION_REUSES = 1_000_000
 
@@ -25,6 +32,63 @@ def install_redis_transport() -> None:
     """Have kombu use our transport for Redis and Valkey."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = "handbell.celery.transport:PriorityTransport"
+
+
+class Configuration(Settings):
+    """Celery's configuration, which is asked for a setting a dozen times in each call: it remembers the names that a
+    setting may have, and reads a copy of Django's settings, for one that is missing costs Django an exception.
+    """
+
+    @classmethod
+    def take_over(cls, conf: Any) -> None:
+        """Make one of an app's configuration, in its place: others refer to it."""
+        object.__setattr__(conf, "__class__", cls)  # its own way makes a setting of it
+        copy = DjangoSettings(conf.prefix)
+        conf.__dict__.update(
+            names={}, **{name: [_instead(it, copy) for it in getattr(conf, name)] for name in ("maps", "defaults")}
+        )
+
+    def __getitem__(self, key: str) -> Any:
+        if key in KNOWN_NAMES:
+            names = self.__dict__["names"].get(key)
+            if names is None:
+                names = self.__dict__["names"][key] = self._to_keys(key)
+            for mapping in self.__dict__["maps"]:
+                for name in names:
+                    value = mapping.get(name, _MISSING)
+                    if value is not _MISSING:
+                        return value
+        return super().__getitem__(key)
+
+
+def _instead(mapping: Any, copy: "DjangoSettings") -> Any:
+    return copy if getattr(mapping, "obj", None) is settings else mapping
+
+
+class DjangoSettings(dict[str, Any]):
+    """A copy of those of Django's settings that are Celery's, made again when a test changes one."""
+
+    def __init__(self, prefix: str | None) -> None:
+        super().__init__()
+        self._prefix = prefix or "CELERY_"
+        self._copy()
+        setting_changed.connect(self._copy)
+
+    def _copy(self, **_: Any) -> None:
+        self.clear()
+        self.update({name: getattr(settings, name) for name in dir(settings) if self._is_celerys(name)})
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (not self._is_celerys(str(name)) and hasattr(settings, str(name)))
+
+    def __missing__(self, name: str) -> Any:
+        """Of Django's other settings, the value itself: an app may read them, too."""
+        if self._is_celerys(name):
+            raise KeyError(name)
+        return DictAttribute(settings)[name]
+
+    def _is_celerys(self, name: str) -> bool:
+        return name.startswith(self._prefix) or name in KNOWN_NAMES
 
 
 def replace_defaults(conf: Any) -> None:

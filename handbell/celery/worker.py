@@ -25,6 +25,7 @@ from handbell.common.claims import WORKER_ID
 from handbell.common.write_backlog import write_backlog
 from handbell.conf import conf
 from handbell.isolated.cgroups import launch_fence
+from handbell.isolated.fork_client import started_fork_client
 from handbell.models import Owner
 from handbell.plain import batch_slots
 from handbell.plain.batch_watch import start_batch_watch
@@ -72,6 +73,8 @@ def on_worker_init(sender: Any = None, **kwargs: Any) -> None:
 @worker_process_init.connect
 def on_worker_process_init(**kwargs: Any) -> None:
     announce_birth()
+    if _ThisWorker.owner.queues == [ISOLATED]:
+        started_fork_client()  # for the first launch not to wait for it
 
 
 @worker_ready.connect

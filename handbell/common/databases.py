@@ -5,8 +5,10 @@ instead of failing half-way when two transactions upgrade from reading to writin
 is noticed; a connection that hears nothing for half a minute is given up.
 """
 
+import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,29 @@ def keep_private(connection: Any, **kwargs: Any) -> None:
 
 def _is_in_memory(settings: dict[str, Any]) -> bool:
     return ":memory:" in str(settings["NAME"]) or "mode=memory" in str(settings["NAME"])
+
+
+class _WritersLock:
+    """The lock of `writers_turn`; one that is held by a thread of the parent is none of a forked child's."""
+
+    lock = threading.Lock()
+
+    @classmethod
+    def renew(cls) -> None:
+        cls.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_WritersLock.renew)
+
+
+@contextmanager
+def writers_turn() -> Iterator[None]:
+    """For a transaction of one or two statements. On SQLite the threads of a process take turns in these: whoever
+    finds the database locked sleeps, up to a tenth of a second at a time, and so threads would mostly sleep.
+    """
+    takes_turns = connection.vendor == "sqlite" and not connection.in_atomic_block
+    with _WritersLock.lock if takes_turns else nullcontext():
+        yield
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from handbell.common import broker
 MIN_RING_BACKOFF_SECONDS, MAX_RING_BACKOFF_SECONDS = 2, 64
 ALWAYS_SENT_RINGS = 8
 MAX_RING_ATTEMPTS = 1000  # there may be no answer for weeks, and the column has a limit
+MAX_HOOKS_LOOKED_AT = 8  # of the last in a transaction
 
 _RING = """
     INSERT INTO handbell_doorbell (name, rung, rung_at, ring_attempts, crash_count, one_by_one)
@@ -44,8 +45,15 @@ class DoorbellMessage(NamedTuple):
     queue: str
 
     def ring_after_commit(self) -> None:
-        # No partial: if it fails Django logs its name, and a partial has none. The caller's work is safe by then.
-        transaction.on_commit(lambda: self.ring(), robust=True)
+        """Ring once the transaction is committed, and once only, however often it is called in it."""
+        if not self._is_to_ring():
+            transaction.on_commit(self.ring, robust=True)  # if that fails the caller's work is safe all the same
+
+    def _is_to_ring(self) -> bool:
+        """Whether it rings after the commit already, unless this, too, is rolled back."""
+        savepoints = set(connection.savepoint_ids)
+        hooks: list[Any] = connection.run_on_commit[-MAX_HOOKS_LOOKED_AT:]
+        return any(getattr(hook, "__self__", None) == self and ids <= savepoints for ids, hook, _ in hooks)
 
     def ring(self) -> None:
         """Send the message, unless one is on its way."""

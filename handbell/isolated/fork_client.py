@@ -32,14 +32,11 @@ SHARED_PAGES_ENVIRONMENT = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.m
 
 
 class ForkClient:
-    """A fork server that runs. Its `name` is in the label of everything that is started under it.
-
-    Raises:
-        ProcessDied: it did not start.
-    """
+    """A fork server that runs, or is about to. Its `name` is in the label of everything that is started under it."""
 
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
+        self._is_ready = False
         self._other_children = set(procfs.children_of(os.getpid()))
         adopt_orphans()  # should the fork server be killed, what it leaves behind comes to this process
         our_end, its_end = socket.socketpair()
@@ -62,7 +59,6 @@ class ForkClient:
             self.channel = Channel(our_end)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self.channel.socket, selectors.EVENT_READ)
-        self._wait_until_ready()
 
     def wait(self, seconds: float, *others: int) -> None:
         """Wait until it says something, `seconds` are over, or one of the file descriptors `others` is readable."""
@@ -117,12 +113,18 @@ class ForkClient:
                     os.waitpid(pid, os.WNOHANG)
             time.sleep(orphans.PASS_SECONDS)
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
+        """Wait until it has loaded the tasks.
+
+        Raises:
+            ProcessDied: it did not start.
+        """
         deadline = time.monotonic() + FORK_SERVER_START_SECONDS
-        while self.is_alive and time.monotonic() < deadline:
+        while not self._is_ready and self.is_alive and time.monotonic() < deadline:
             self.wait(deadline - time.monotonic())
-            if any(kind == "ready" for kind, _ in self.messages()):
-                return
+            self._is_ready = any(kind == "ready" for kind, _ in self.messages())
+        if self._is_ready:
+            return
         self.process.send_signal(signal.SIGKILL)
         self.close()
         raise ProcessDied("The process that launches are forked from did not start; its output says why.")
@@ -136,11 +138,18 @@ class _Current:
 
 
 def fork_client() -> ForkClient:
-    """This process's fork server; started if there is none, or if it has died.
+    """This process's fork server, which is ready; started if there is none, or if it has died.
 
     Raises:
         ProcessDied: it did not start.
     """
+    client = started_fork_client()
+    client.wait_until_ready()
+    return client
+
+
+def started_fork_client() -> ForkClient:
+    """The same, perhaps not ready yet."""
     if _Current.pid != os.getpid():
         _Current.client, _Current.pid = None, os.getpid()
     if _Current.client is not None and not _Current.client.is_alive:

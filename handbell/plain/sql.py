@@ -29,13 +29,6 @@ RESENDING_POSTPONED_BY = timedelta(seconds=8)  # who sends many messages one aft
 MAX_IDS = 500  # in a statement
 SEND_EARLY = timedelta(seconds=30)  # a call with an ETA is sent this long before it is due
 
-_CALL = "task_id, queue, message, enqueued_at, send_after, is_shared, priority, claimed_by, crash_count"
-_INSERT_CALL = f"INSERT INTO handbell_call ({_CALL}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (task_id) "
-_REQUEUE_CALL = """
-    UPDATE handbell_call SET queue = %s, message = %s, enqueued_at = %s, send_after = %s, is_shared = %s,
-        sent_at = NULL, claimed_by = '', claim_token = NULL
-    WHERE task_id = %s AND claim_token = %s
-"""
 _CLAIM = """
     UPDATE handbell_call SET claimed_by = %s, claim_token = %s {async_commit}
     WHERE task_id = %s AND claimed_by = ''{current}
@@ -90,38 +83,6 @@ class Stored(NamedTuple):
     has_row: bool
 
 
-def insert_call(result: Mapping[str, Any], call: Call) -> bool:
-    """Write a call and the row of its result. False if there is a call with this id that has not ended: then nothing
-    is written.
-    """
-    reset = f"ON CONFLICT (task_id) DO UPDATE SET {_excluded(result)}"
-    if connection.vendor == "postgresql":
-        selected = f"INSERT INTO {RESULTS_TABLE} ({', '.join(result)}) SELECT {_placeholders(result)} FROM called"
-        statement = f"WITH called AS ({_INSERT_CALL} DO NOTHING RETURNING id) {selected} {reset}"
-        return _execute(statement, [*_call_values(call), *result.values()])
-    with transaction.atomic(savepoint=False):
-        return _execute(f"{_INSERT_CALL} DO NOTHING", _call_values(call)) and _execute(
-            f"{_insert(result)} {reset}", result.values()
-        )
-
-
-def requeue_for_retry(call: Call, token: int | None, changes: Mapping[str, Any]) -> bool:
-    """Write that a call which this process has claimed is to run again, with another message; False if it is not ours
-    any more.
-    """
-    with transaction.atomic():
-        if token is None:
-            is_ours = _execute(f"{_INSERT_CALL} DO NOTHING", _call_values(call))
-        else:
-            moments = adapt_datetime(call.enqueued_at), adapt_datetime(call.send_after)
-            is_ours = _execute(_REQUEUE_CALL, [call.queue, call.message, *moments, False, call.task_id, token])
-        if is_ours and not update_state(
-            call.task_id, None, changes
-        ):  # it has ended, or somebody has deleted its result
-            return not _execute(_DELETE, [call.task_id])
-        return is_ours
-
-
 def finish_claimed_call(
     task_id: str, token: int | None, changes: Mapping[str, Any], *, keep_custom_state: bool
 ) -> bool:
@@ -129,21 +90,21 @@ def finish_claimed_call(
     to be kept and the task has given itself one; False if the call is not ours any more.
     """
     with transaction.atomic():
-        if token is not None and not _execute(_DELETE_CLAIMED, [task_id, token]):
+        if token is not None and not execute(_DELETE_CLAIMED, [task_id, token]):
             return False
         update, values = _update(changes)
-        _execute(f"{update} AND status = 'STARTED'" if keep_custom_state else update, [*values, task_id])
+        execute(f"{update} AND status = 'STARTED'" if keep_custom_state else update, [*values, task_id])
         return True
+
+
+def delete_call(task_id: str) -> bool:
+    """Drop a call, whoever has claimed it; whether it was there."""
+    return execute(_DELETE, [task_id])
 
 
 def delete_call_without_result(task_id: str, token: int) -> None:
     """Drop a call whose result somebody has deleted or forgotten while it waited: nobody asks for it any more."""
     Call.objects.filter(Q(claimed_by="") | Q(claim_token=token), task_id=task_id).delete()
-
-
-def _call_values(call: Call) -> list[Any]:
-    moments = adapt_datetime(call.enqueued_at), adapt_datetime(call.send_after)
-    return [call.task_id, call.queue, call.message, *moments, call.is_shared, call.priority, "", 0]
 
 
 def is_deferred(message: Message) -> bool:
@@ -172,9 +133,9 @@ def claim_call(
         if connection.vendor == "postgresql":
             statement = _START.format(mine="FROM mine", id="mine.task_id")
             mine = _CLAIM.format(async_commit="" if waits_for_disk else ASYNC_COMMIT, current=current)
-            return _execute(f"WITH mine AS ({mine} RETURNING task_id) {statement}", [*take, *start])
+            return execute(f"WITH mine AS ({mine} RETURNING task_id) {statement}", [*take, *start])
         with transaction.atomic(savepoint=False):
-            return _execute(_CLAIM.format(async_commit="", current=current), take) and _execute(
+            return execute(_CLAIM.format(async_commit="", current=current), take) and execute(
                 _START.format(mine="", id="%s"), [*start, task_id]
             )
 
@@ -185,10 +146,10 @@ def finish_call(task_id: str, token: int | None, changes: Mapping[str, Any]) -> 
     delete, which = (_DELETE, [task_id]) if token is None else (_DELETE_CLAIMED, [task_id, token])
     if connection.vendor != "postgresql":
         with transaction.atomic(savepoint=False):
-            is_ours = _execute(delete, which) or token is None
-            return Stored(is_ours, is_ours and _execute(update, [*values, task_id]))
+            is_ours = execute(delete, which) or token is None
+            return Stored(is_ours, is_ours and execute(update, [*values, task_id]))
     if token is None:
-        return Stored(is_ours=True, has_row=_execute(f"WITH over AS ({delete}) {update}", [*which, *values, task_id]))
+        return Stored(is_ours=True, has_row=execute(f"WITH over AS ({delete}) {update}", [*which, *values, task_id]))
     with connection.cursor() as cursor:
         cursor.execute(
             f"WITH over AS ({delete} RETURNING 1), stored AS ({update} AND EXISTS (SELECT 1 FROM over) RETURNING 1) "
@@ -205,24 +166,15 @@ def finish_calls(results: Sequence[tuple[str, int, Mapping[str, Any]]]) -> bool:
             written = [finish_call(task_id, token, changes).has_row for task_id, token, changes in results]
         return all(written)
     ids, tokens, changes = zip(*results, strict=True)
-    return _execute(_FINISH_CALLS, [list(ids), list(tokens), *([it.get(name) for it in changes] for name in _FINISHED)])
+    return execute(_FINISH_CALLS, [list(ids), list(tokens), *([it.get(name) for it in changes] for name in _FINISHED)])
 
 
 def update_state(task_id: str, token: int | None, changes: Mapping[str, Any]) -> bool:
     """Write a state that is not the last one; whether the task had not ended before, and has a row."""
     update, values = _update(changes)
     if token is None:
-        return _execute(update, [*values, task_id])
-    return _execute(f"{update}{_IS_CLAIMED}", [*values, task_id, task_id, token])
-
-
-def insert_result(result: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
-    """Write the row of a task that nobody recorded when it was called; whether it had not ended before."""
-    row = {**result, **changes}
-    conflict = (
-        f"ON CONFLICT (task_id) DO UPDATE SET {_excluded(changes)} WHERE {RESULTS_TABLE}.status NOT IN {FINAL_STATES}"
-    )
-    return _execute(f"{_insert(row)} {conflict}", [*row.values()])
+        return execute(update, [*values, task_id])
+    return execute(f"{update}{_IS_CLAIMED}", [*values, task_id, task_id, token])
 
 
 def release_call(task_id: str, token: int | None, *, crashed: bool, redelivered: bool = False) -> int | None:
@@ -283,18 +235,6 @@ def postpone_resending(task_ids: Sequence[str]) -> None:
         )
 
 
-def _insert(row: Mapping[str, Any]) -> str:
-    return f"INSERT INTO {RESULTS_TABLE} ({', '.join(row)}) VALUES ({_placeholders(row)})"
-
-
-def _placeholders(row: Mapping[str, Any]) -> str:
-    return ", ".join(["%s"] * len(row))
-
-
-def _excluded(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{column} = excluded.{column}" for column in row if column != "task_id")
-
-
 def _update(changes: Mapping[str, Any]) -> tuple[str, list[Any]]:
     assigned = ", ".join(f"{column} = %s" for column in changes)
     return f"UPDATE {RESULTS_TABLE} SET {assigned} WHERE task_id = %s AND status NOT IN {FINAL_STATES}", [
@@ -302,7 +242,7 @@ def _update(changes: Mapping[str, Any]) -> tuple[str, list[Any]]:
     ]
 
 
-def _execute(statement: str, values: Iterable[Any]) -> bool:
+def execute(statement: str, values: Iterable[Any]) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(statement, list(values))
         return bool(cursor.rowcount > 0)

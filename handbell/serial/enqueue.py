@@ -11,6 +11,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from handbell.common.codec import encode_arguments
+from handbell.common.databases import writers_turn
 from handbell.common.doorbell import adapt_datetime
 from handbell.common.ledger_task import ManyResults, new_id_prefix, numbered_task_id
 from handbell.models import LaneCount, lane_of
@@ -83,7 +84,7 @@ def enqueue_operation(
             adapt_datetime(now),
             count,
         )
-        with connection.cursor() as cursor:
+        with writers_turn(), connection.cursor() as cursor:
             cursor.execute(_INSERT, row)
             if cursor.rowcount == 1:
                 break

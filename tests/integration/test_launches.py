@@ -10,6 +10,7 @@ from celery import current_app
 from handbell import Launch
 from handbell.common.doorbell import DoorbellMessage
 from handbell.isolated import launches
+from handbell.isolated.orphans import FORK_SERVER_MODULE
 from tasks_app.models import Score
 from tests.conftest import COLUMNS
 from tests.launches import (
@@ -136,6 +137,23 @@ def test_a_worker_that_is_told_to_stop_lets_launches_finish_for_a_while(sqlite_s
         go_on.touch()
         assert worker.popen.wait(20) == 0
     assert sqlite_system.call(statuses) == ["succeeded", "lost"]
+
+
+def test_the_fork_servers_of_a_worker_for_launches_are_there_before_the_first_of_them(sqlite_system: System) -> None:
+    def fork_servers() -> set[int]:
+        processes = worker.process.children(recursive=True)
+        return {it.pid for it in processes if any(FORK_SERVER_MODULE in part for part in it.cmdline())}
+
+    with sqlite_system.worker(*WORKER) as worker:
+        wait_for(lambda: len(fork_servers()) == 2, "there is one in each process of the pool")
+        before = fork_servers()
+        sqlite_system.call(launch_nothing)
+        assert fork_servers() == before
+    nothing_is_left(sqlite_system.folder)
+
+
+def launch_nothing() -> None:
+    nothing.delay().get(timeout=WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("system", COLUMNS[:1], indirect=True)

@@ -1,5 +1,6 @@
 """The options of database connections: Handbell completes what the project has not chosen."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,13 @@ from typing import Any
 import pytest
 from django.db import connection, connections
 
-from handbell.common.databases import POSTGRES_OPTIONS, SQLITE_OPTIONS, recommended_options, tune_databases
+from handbell.common.databases import (
+    POSTGRES_OPTIONS,
+    SQLITE_OPTIONS,
+    recommended_options,
+    tune_databases,
+    writers_turn,
+)
 
 SQLITE = "django.db.backends.sqlite3"
 POSTGRES = "django.db.backends.postgresql"
@@ -27,6 +34,31 @@ POSTGRES = "django.db.backends.postgresql"
 )
 def test_each_database_gets_the_options_that_it_needs(engine: str, name: object, options: dict[str, Any]) -> None:
     assert recommended_options({"ENGINE": engine, "NAME": name}) == options
+
+
+@pytest.mark.django_db
+def test_threads_take_turns_in_writing_to_sqlite_unless_a_transaction_is_open_already() -> None:
+    entered, may_leave = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with writers_turn():
+            entered.set()
+            assert may_leave.wait(30)
+
+    first = threading.Thread(target=write)
+    first.start()
+    assert entered.wait(30)
+    entered.clear()
+    second = threading.Thread(target=write)
+    second.start()
+    is_alone = not entered.wait(0.2)
+    with writers_turn():  # this test's transaction is open, and others may wait for that
+        may_leave.set()
+    first.join(30)
+    second.join(30)
+
+    assert is_alone == (connection.vendor == "sqlite")
+    assert entered.is_set()
 
 
 @pytest.fixture

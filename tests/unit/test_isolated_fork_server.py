@@ -52,6 +52,7 @@ def fork_server_with_groups() -> Iterator[ForkClient]:
 def started(*, cgroups: str) -> Iterator[ForkClient]:
     with mock.patch.dict(os.environ, HANDBELL_LAUNCH_CGROUPS=cgroups):
         client = ForkClient()
+    client.wait_until_ready()
     yield client
     client.close()
     adopt_orphans(enabled=False)
@@ -446,6 +447,7 @@ def test_one_that_cannot_be_started_says_why(run: Runner) -> None:
 
 def test_nothing_is_left_when_the_fork_server_is_killed() -> None:
     fork_server = ForkClient()
+    fork_server.wait_until_ready()
     run = Runner(fork_server)
     try:
         run.begin(launches.bomb, 10, timeout=LONG_SECONDS)
@@ -467,6 +469,7 @@ def test_nothing_is_left_when_the_fork_server_is_killed() -> None:
 
 def test_the_fork_server_ends_everything_and_itself_when_the_supervisor_ends() -> None:
     fork_server = ForkClient()
+    fork_server.wait_until_ready()
     run = Runner(fork_server)
     try:
         run.begin(launches.bomb, 10, timeout=LONG_SECONDS)
@@ -502,9 +505,9 @@ def test_a_fork_server_that_still_loads_ends_with_the_supervisor(when: str, tmp_
 KILLED_AT_ONCE = """
 import django, os; django.setup()
 from handbell.isolated.fork_client import ForkClient
-ForkClient._wait_until_ready = lambda self: (print(self.pid, flush=True), os.kill(os.getpid(), 9))
 os.environ["DJANGO_SETTINGS_MODULE"] = "settings_that_take_long"
-ForkClient()
+print(ForkClient().pid, flush=True)
+os.kill(os.getpid(), 9)
 """
 
 

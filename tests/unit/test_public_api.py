@@ -18,7 +18,7 @@ PUBLIC_NAMES = """
     CORES ISOLATED_QUEUE SERIAL_QUEUE ArgumentsTooLarge BrokerUnavailable Celery HandbellError IsolatedTask ItemFailed
     ItemTimedOut Job
     JobRefused Lane LaneRefused Launch LaunchRefused NotJson Operation OutsideLane Pipeline ProcessDied Queue
-    ReadOnlyAdmin ResultTooLarge RowMissing SerialModel SerialTask UnknownTask delete_finished isolated_task
+    ReadOnlyAdmin ResultTooLarge RowMissing SerialModel SerialTask UnknownTask bulk delete_finished isolated_task
     kept_secret lanes launches outside_lanes over require_broker serial_task settings_from_environment states status
 """.split()
 
