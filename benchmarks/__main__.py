@@ -10,7 +10,7 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 django.setup()  # the functions that measured systems call are imported here, too
 
-from benchmarks import enqueue, fanin, latency, launch, parallel, plain, serial  # noqa: E402
+from benchmarks import enqueue, fanin, latency, launch, parallel, plain, scale, serial  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 
 BENCHMARKS = {
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "launch": launch.run,
     "plain": plain.run,
     "latency": latency.run,
+    "scale": scale.run,
 }
 
 

@@ -51,6 +51,7 @@ def _measure(report: Report, postgres: System, sqlite: System, server: Postgres,
     many = _drain(report, postgres, "PostgreSQL", 200_000 // size, 1_000)
     free = _drain_free(report, postgres, 10_000 // size)
     on_sqlite = _drain(report, sqlite, "SQLite", 400_000 // size, 1)
+    alone, both = (_drain_beside(report, postgres, 80_000 // size, workers) for workers in (1, 2))
     end_to_end = _end_to_end(report, postgres, 24_000 // size, 1)
     _end_to_end(report, postgres, 24_000 // size, 100)
     peer_end_to_end = _peer_end_to_end(report, postgres, 4_000 // size)
@@ -65,6 +66,7 @@ def _measure(report: Report, postgres: System, sqlite: System, server: Postgres,
         "drain_free_vs_celery_tuned": free.rate / tuned.rate,
         "sqlite_drain_vs_celery_tuned": on_sqlite.rate / tuned.rate,
         "end_to_end_vs_celery_tuned": end_to_end.rate / peer_end_to_end.rate,
+        "two_workers": both.rate / alone.rate,
     }
 
 
@@ -119,6 +121,18 @@ def _drain_free(report: Report, system: System, count: int) -> Row:
     return report.add(
         Row("drain, free function (get, change, save)", "PostgreSQL", count, outcome["seconds"], outcome["exact"])
     )
+
+
+def _drain_beside(report: Report, system: System, count: int, workers: int) -> Row:
+    """Enqueued at once, a thousand keys, while so many workers wait for them."""
+    with fresh(system), ExitStack() as stack:
+        for number in range(workers):
+            stack.enter_context(system.worker("-Q", "serial", "-c", "1", "-n", f"serial{number}@%h"))
+        ask(system, PARTS, f"prefill({count}, 1000)")
+        until_none(system, OPERATIONS_LEFT)
+        outcome = ask(system, PARTS, "lane_outcome(1000)")
+    name = f"drain, 1,000 keys, {workers} waiting worker{'s' * (workers > 1)}"
+    return report.add(Row(name, "PostgreSQL", count, outcome["seconds"], outcome["exact"]))
 
 
 def _peer(report: Report, system: System, count: int, *, tuned: bool) -> Row:

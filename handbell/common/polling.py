@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-FIRST_PAUSE_SECONDS, GROWTH = 0.002, 1.5
+FIRST_PAUSE_SECONDS, GROWTH = 0.001, 1.25
 
 
 def poll(condition: Callable[[], bool], timeout: float | None, longest_pause: float) -> bool:
