@@ -104,7 +104,7 @@ def without_mechanisms(given: argparse.Namespace, seed: int, console: Console) -
     mechanisms.show(outcomes, console)
     if given.write_docs:
         report.write_mechanisms(outcomes)
-    return 0 if all(outcome.report for outcome in outcomes) else 1
+    return 0 if all(outcome.is_right for outcome in outcomes) else 1
 
 
 def without_faults(given: argparse.Namespace, seed: int, console: Console) -> int:

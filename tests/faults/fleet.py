@@ -23,7 +23,8 @@ READY_SECONDS = 120.0  # on a machine that does other things, too
 class Member:
     """A process of the fleet: its name, its command, the words in its output that say that it is ready.
 
-    `environment` is what it has more than its system. `is_held`: it stays ended, once it has ended.
+    `environment` is what it has more than its system. Once it has ended, it stays so if it `is_held`, or until
+    `absent_until` by the monotonic clock.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Member:
     ready: str
     environment: dict[str, str] = field(default_factory=dict)
     is_held: bool = False
+    absent_until: float = 0.0
     starts: int = 0
     popen: "subprocess.Popen[bytes] | None" = None
     log: Path = Path()
@@ -130,7 +132,7 @@ class Fleet:
         while not self._stopped.wait(0.1):
             for member in list(self.members.values()):
                 with self._lock:
-                    if member.is_alive or member.is_held:
+                    if member.is_alive or member.is_held or time.monotonic() < member.absent_until:
                         member.ended_at = None
                     elif member.ended_at is None:
                         member.ended_at = time.monotonic()

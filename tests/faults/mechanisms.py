@@ -4,6 +4,7 @@ that it is there for.
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,10 @@ from tests.faults.run import KINDS, Result, Schedule, run_on
 
 SECONDS_PER_FAULT = 30.0
 DRAIN_SECONDS = 20.0
-SLOW_SECONDS = "7"  # of some calls: they still run when what had claimed them stood still, and goes on
+SLOW_SECONDS = 7  # of some calls: they still run when what had claimed them stood still, and goes on
+STUCK_SECONDS = 10 + 2 * SLOW_SECONDS  # one may wait for another, and run twice
+ALL_ON = Mechanism("every mechanism is on", lambda: None, ())
+NOTHING = {False: "nothing", True: "**nothing**"}
 HEADINGS = ("mechanism", "without it", "faults", "what the suite reported")
 
 
@@ -40,28 +44,41 @@ class Outcome(NamedTuple):
         return ", ".join(parts)
 
     @property
+    def is_right(self) -> bool:
+        """Whether the suite has noticed that the mechanism was missing; or nothing, if none was."""
+        return bool(self.report) == bool(self.name)
+
+    @property
     def row(self) -> tuple[str, ...]:
-        return (self.name, self.mechanism.sentence, ", ".join(self.mechanism.faults), self.report or "**nothing**")
+        return (
+            self.name,
+            self.mechanism.sentence,
+            ", ".join(self.mechanism.faults),
+            self.report or NOTHING[bool(self.name)],
+        )
 
 
 def run_without(names: Sequence[str], folder: Path, seed: int, say: Any) -> list[Outcome]:
-    """Run the suite once without each of these mechanisms."""
+    """Run the suite once with every mechanism, and once without each of these."""
     outcomes = []
-    for name in names:
-        mechanism = MECHANISMS[name]
+    faults = dict.fromkeys(fault for name in names for fault in MECHANISMS[name].faults)
+    mechanisms = {"": replace(ALL_ON, faults=tuple(faults)), **{name: MECHANISMS[name] for name in names}}
+    for name, mechanism in mechanisms.items():
         schedule = Schedule([FAULTS[fault] for fault in mechanism.faults], seed)
-        say(f"without {name}: {', '.join(mechanism.faults)} on {mechanism.system}")
+        said = f"without {name}" if name else "with everything"
+        say(f"{said}: {', '.join(mechanism.faults)} on {mechanism.system}")
         result = run_on(
             mechanism.system,
-            folder / name,
+            folder / (name or "all-on"),
             schedule,
             SECONDS_PER_FAULT * len(mechanism.faults),
             say,
             drain_seconds=DRAIN_SECONDS,
-            **{VARIABLE: name, "FAULTS_SLOW_SECONDS": SLOW_SECONDS},
+            stuck_seconds=STUCK_SECONDS,
+            **{VARIABLE: name, "FAULTS_SLOW_SECONDS": str(SLOW_SECONDS)},
         )
         outcomes.append(Outcome(name, mechanism, result))
-        say(f"without {name} the suite reported: {outcomes[-1].report or 'nothing'}")
+        say(f"{said} the suite reported: {outcomes[-1].report or 'nothing'}")
     return outcomes
 
 

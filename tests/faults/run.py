@@ -31,7 +31,7 @@ class Injection:
     """A fault that was injected, or skipped: from when to when, and how long the system took to be itself again.
 
     `recovered` are the seconds by kind of work; a kind that did not recover is missing. `stuck` are the calls that had
-    been acknowledged before the fault was over and had not ended ten seconds after.
+    been acknowledged before the fault was over and had not ended ten seconds after, or later where calls are slow.
     """
 
     fault: Fault
@@ -161,8 +161,8 @@ class Result:
 class Run:
     """Injects faults into a system that runs."""
 
-    def __init__(self, ground: Ground, say: Any) -> None:
-        self.ground, self.say = ground, say
+    def __init__(self, ground: Ground, say: Any, stuck_seconds: float = STUCK_SECONDS) -> None:
+        self.ground, self.say, self.stuck_seconds = ground, say, stuck_seconds
         self.watch = Watch(ground.folder / "history")
         self.injections: list[Injection] = []
 
@@ -226,10 +226,11 @@ class Run:
                 if kind not in recovered and (end := self.watch.first_end(kind, over)) is not None:
                     recovered[kind] = (end - over) / NS
             waiting = self.watch.waiting_since_before(over)
-            if it and it.fault.forgets and now() > over + STUCK_SECONDS * NS:
+            is_late = now() > over + self.stuck_seconds * NS
+            if it and it.fault.forgets and is_late:
                 self.watch.give_up(waiting)  # the database may not know of them any more: the checker judges that
                 waiting = []
-            if it and not looked_for_stuck and now() > over + STUCK_SECONDS * NS:
+            if it and not looked_for_stuck and is_late:
                 it.stuck, looked_for_stuck = waiting, True
             if len(recovered) == len(KINDS) and not waiting:
                 return
@@ -256,6 +257,7 @@ def run_on(
     say: Any,
     *,
     drain_seconds: float = DRAIN_SECONDS,
+    stuck_seconds: float = STUCK_SECONDS,
     **environment: str,
 ) -> Result:
     """Start the system, inject the faults for so many seconds, and judge what came of it."""
@@ -263,7 +265,7 @@ def run_on(
     with ExitStack() as stack:
         ground = stack.enter_context(running(name, folder, schedule.seed, **environment))
         say(f"{name}: everything runs after {time.monotonic() - started:.0f} s")
-        run = Run(ground, say)
+        run = Run(ground, say, stuck_seconds)
         run.inject_all(seconds, schedule)
         return judged(run, schedule.seed, started, drain_seconds)
 

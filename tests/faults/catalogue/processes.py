@@ -9,6 +9,7 @@ from tests.faults.fleet import Member, kill, kill_group
 from tests.faults.ground import LEASE_SECONDS, Ground
 from tests.servers import wait_for
 
+ABSENT_SECONDS = 45.0
 DEADLY_SECONDS = 10.0
 FORK_SERVER = "fork_server_main"  # in its command line
 
@@ -82,18 +83,18 @@ def far_worker(ground: Ground) -> Member:
     found = ground.fleet.named("far")
     if not found:
         raise Skipped("a process may have no namespace of pids of its own here")
+    ground.fleet.wait_until_ready(["far"])  # it may be away
     return found[0]
 
 
-@fault("A worker of another machine is killed, and does not come back for a while.", quick=True)
+@fault("A worker of another machine is killed, and does not come back for a long time.", quick=True)
 def kill_far_worker(ground: Ground) -> None:
     member = far_worker(ground)
     processes = [member.process, *member.process.children(recursive=True)]
     ground.record_hurt(*processes)
-    member.is_held = True
+    member.absent_until = time.monotonic() + ABSENT_SECONDS
     kill(*processes)
     time.sleep(3 * LEASE_SECONDS)
-    member.is_held = False
 
 
 @fault("All workers are killed at once.")
