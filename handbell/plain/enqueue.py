@@ -19,7 +19,7 @@ from handbell.plain.insert import CallRow
 from handbell.plain.message import ENQUEUED_AT, Message
 from handbell.plain.outbox import publish_after_commit, publish_event_after_commit
 
-MAX_GATHERED_CALLS = 1_000
+MAX_GATHERED_CALLS, MAX_GATHERED_CHARACTERS = 1_000, 4_000_000  # of calls, and of their messages
 logger = logging.getLogger(__name__)
 
 
@@ -27,7 +27,7 @@ class NewCall(NamedTuple):
     """A call that is to be written: the row of its result, its own, its message, and the caller's own producer."""
 
     result: Mapping[str, Any]
-    call: CallRow
+    row: CallRow
     message: Message
     producer: Producer | None
 
@@ -37,6 +37,7 @@ class _Gathering:
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack, self._calls, self._has_begun = stack, list[NewCall](), False
+        self._characters = 0
         self._connection: Any = connections[DEFAULT_DB_ALIAS]
         self._depth = self._open_blocks()
 
@@ -49,16 +50,17 @@ class _Gathering:
 
     def add(self, call: NewCall) -> None:
         self._calls.append(call)
-        if len(self._calls) >= MAX_GATHERED_CALLS:
+        self._characters += len(call.row.message)
+        if len(self._calls) >= MAX_GATHERED_CALLS or self._characters >= MAX_GATHERED_CHARACTERS:
             self.write()
 
     def write(self) -> None:
-        if not self._calls:
+        if not self._calls or self._connection.needs_rollback:
             return
         if not self._has_begun:
             self._stack.enter_context(transaction.atomic())
             self._depth, self._has_begun = self._open_blocks(), True
-        calls, self._calls = self._calls, []
+        calls, self._calls, self._characters = self._calls, [], 0
         _write(calls)
 
 
@@ -119,25 +121,24 @@ def enqueue_call(
 
 def _write(calls: Sequence[NewCall]) -> None:
     """Write these calls, and see to it that their messages are sent."""
-    new_ids = insert.insert_calls([(it.result, it.call) for it in calls])
+    new_ids = insert.insert_calls([(it.result, it.row) for it in calls])
     for call in calls:
         if call.message.task_id not in new_ids:
             logger.warning(
-                "%s %s has been called and has not ended: it is not called again.", call.message.task, call.call.task_id
+                "%s %s has been called and has not ended: it is not called again.", call.message.task, call.row.task_id
             )
             continue
         new_ids.discard(call.message.task_id)  # another one with this id in the same block has not ended either
         _send_after_commit(call)
 
 
-def _send_after_commit(new: NewCall) -> None:
-    message, call = new.message, new.call
-    if call.is_shared:
-        batch_doorbell(message.queue).ring_after_commit()
-        if message.sent_event:
-            publish_event_after_commit(message, new.producer)
-    elif not sql.is_deferred(message):
-        publish_after_commit(message, adapt_datetime(call.enqueued_at), new.producer)
+def _send_after_commit(call: NewCall) -> None:
+    if call.row.is_shared:
+        batch_doorbell(call.row.queue).ring_after_commit()
+        if call.message.sent_event:
+            publish_event_after_commit(call.message, call.producer)
+    elif not sql.is_deferred(call.message):
+        publish_after_commit(call.message, adapt_datetime(call.row.enqueued_at), call.producer)
 
 
 def store_retry(message: Message, token: int | None, changes: Mapping[str, Any]) -> bool:

@@ -83,6 +83,26 @@ def test_a_block_that_raises_calls_nothing(monkeypatch: pytest.MonkeyPatch, sent
 
 
 @pytest.mark.django_db
+def test_a_block_that_is_rolled_back_without_an_error_calls_nothing(sent: Callable[[], list[Sent]]) -> None:
+    with bulk():
+        add.delay(1, 1)
+        transaction.set_rollback(True)
+
+    assert not Call.objects.exists()
+    assert sent() == []
+
+
+@pytest.mark.django_db
+def test_large_calls_are_written_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enqueue, "MAX_GATHERED_CHARACTERS", 50_000)
+    with bulk():
+        written = [Call.objects.count() for _ in range(4) if plain.take.delay(0, "x" * 20_000)]
+
+    assert written == [0, 0, 3, 3]
+    assert Call.objects.count() == 4
+
+
+@pytest.mark.django_db
 def test_one_that_cannot_be_called_leaves_none_of_a_group() -> None:
     with pytest.raises(EncodeError):
         group(add.s(1, 1), add.s(1, object())).delay()
