@@ -10,7 +10,7 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 django.setup()  # the functions that measured systems call are imported here, too
 
-from benchmarks import enqueue, fanin, latency, launch, million, parallel, plain, scale, serial  # noqa: E402
+from benchmarks import enqueue, fanin, latency, launch, million, parallel, peers, plain, scale, serial  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 
 BENCHMARKS = {
@@ -23,6 +23,7 @@ BENCHMARKS = {
     "latency": latency.run,
     "scale": scale.run,
     "million": million.run,
+    "peers": peers.run,
 }
 
 
