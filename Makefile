@@ -45,7 +45,7 @@ soak: setup ## whether memory stays flat under load, for as long as SOAK_MINUTES
 	@$(RUN)/python -m tests.faults --soak --minutes $${SOAK_MINUTES:-60}
 
 bench: setup ## every benchmark in its small size: shows that it works
-	@for name in serial parallel enqueue fanin launch plain latency; do $(RUN)/python -m benchmarks $$name --quick --json || exit 1; done
+	@for name in serial parallel enqueue fanin launch plain latency scale million peers; do $(RUN)/python -m benchmarks $$name --quick --json || exit 1; done
 
 lint: setup ## what must hold of the code without running it
 	@$(RUN)/ruff check .

@@ -6,9 +6,10 @@ app.py            celery.Celery. `amqp_cls` and `task_cls`; `send_task`, which e
                   `producer_or_acquire`, `connection_for_read`, `connection_for_write`, `_get_backend`,
                   `create_task_cls`, `_task_from_fun`, `register_task`; `_load_config`, after which `conf` is complete.
 configuration.py  The defaults of its settings. `conf.defaults[-1]` are Celery's own, a copy for each app;
+                  celery.app.utils.Settings: `maps`, `prefix`, `_to_keys`;
                   celery/fixups/django.py keeps connections if `CELERY_DB_REUSE_MAX` is set; kombu's
                   `TRANSPORT_ALIASES`.
-amqp.py           celery.app.amqp.AMQP. `create_task_message`; `_event_dispatcher`; `producer_pool`;
+amqp.py           celery.app.amqp.AMQP. `create_task_message`, `as_task_v2`, and what `saferepr` makes; `_event_dispatcher`; `producer_pool`;
                   `_producer_pool` is None after a fork;
                   `_retry_publish`, with which celery/app/trace.py calls what is linked or chained to a task.
 calls.py          What a call does. The options that `Task.apply_async` and canvas give to `send_task`;
@@ -30,11 +31,13 @@ batch_events.py   What a worker says about a task. `Dispatcher` with its `buffer
 control.py        The remote control commands `revoke`, `terminate`, `rate_limit`, `time_limit`, `active` and
                   `query_task`. `control_command` and `inspect_command`; these commands of Celery's own.
 backend.py        django_celery_results' DatabaseBackend. `mark_as_done`, `mark_as_failure`, `mark_as_revoked`,
-                  `_store_result`, `wait_for`, `_get_task_meta_for`, `_get_meta_from_request`,
-                  `_get_extended_properties`, `encode_content`, `encode_result`, `meta_from_decoded`,
-                  `current_task_children`, `_call_task_errbacks`, `_errback_arity_greater`, `_fail_chain`,
-                  `_ensure_not_eager`, `mark_as_retry`, `task_result_exists`; the columns of `TaskResult`.
-                  celery/app/trace.py says STARTED before it calls the task.
+                  `_store_result`, `_get_meta_from_request`, `_get_extended_properties`, `encode_content`,
+                  `encode_result`, `current_task_children`, `_call_task_errbacks`, `_errback_arity_greater`,
+                  `_fail_chain`, `mark_as_retry`; the columns of `TaskResult`. celery/app/trace.py says STARTED before
+                  it calls the task.
+read_results.py   The same, for whoever asks. `wait_for`, `get_many` with `supports_native_join`, `_get_task_meta_for`,
+                  `decode_content`, `meta_from_decoded`, `task_result_exists`, `_ensure_not_eager`, `_cache`; what
+                  `TaskResult.as_dict` gives.
 status.py         The same states in our words. `TaskResult.status`.
 chords.py         The end of a chord in that backend. `apply_chord`, `add_to_chord`, `on_chord_part_return`,
                   `ChordCounter`, `chord_error_from_stack`, `decode_content`, `exception_to_python`.

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime
@@ -17,42 +16,36 @@ from typing import Any
 from celery import states as celery_states
 from celery.app.task import Context
 from celery.exceptions import NotRegistered, TaskRevokedError
-from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult
 from celery.utils.time import maybe_timedelta
 from django.db import DEFAULT_DB_ALIAS, Error, transaction
 from django.db.models import F
 from django.utils import timezone
-from django_celery_results.backends import database
 from django_celery_results.models import ChordCounter, TaskResult  # type: ignore[attr-defined]
 
-from handbell import states
 from handbell.celery import chords
 from handbell.celery.call_run import CallRun, call_run, claim_token
 from handbell.celery.confirmation import drop_unrecorded
+from handbell.celery.read_results import ResultReader
 from handbell.common.claims import new_claim_token
 from handbell.common.codec import storable
 from handbell.common.db_retry import write_or_exit
 from handbell.common.doorbell import adapt_datetime
 from handbell.common.outages import is_outage, retry_through_outage
-from handbell.common.polling import poll
-from handbell.models import Call, Launch, Operation
+from handbell.models import Call
 from handbell.models.task_result import ENDED
 from handbell.plain import insert, sql
 from handbell.plain.crash_recovery import may_begin_twice
 from handbell.plain.enqueue import store_retry
 from handbell.plain.message import ENQUEUED_AT, Message
 from handbell.plain.result_buffer import buffer_result
-from handbell.queues import ISOLATED, SERIAL
 
-MAX_RESULT_POLL_SECONDS = 0.03  # between two looks at a result that somebody waits for
-PROCESS_KEYS = {"pid", "thread", "hostname"}  # what a claim says of the process that runs the task
 #: States of a task that has ended itself without a result.
 ENDED_BY_TASK = frozenset({celery_states.IGNORED, celery_states.REJECTED})
 logger = logging.getLogger(__name__)
 
 
-class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the library has no types
+class DatabaseBackend(ResultReader):
     def new_result_row(self, headers: Mapping[str, Any], queue: str, periodic_task: str | None) -> dict[str, Any]:
         """The row of a task that has just been called."""
         now = adapt_datetime(timezone.now())
@@ -357,89 +350,6 @@ class DatabaseBackend(database.DatabaseBackend):  # type: ignore[misc]  # the li
             meta["retries"] = retries
         return meta
 
-    def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        """The state of a task, an operation or a launch. What waits is PENDING, and so is, as in Celery, an id that
-        nobody knows; a task that runs is STARTED only where `task_track_started` is on.
-        """
-        meta = dict(super()._get_task_meta_for(task_id))
-        if meta["date_done"] is None:  # there is no such row
-            operation = Operation.objects.filter(task_id=task_id).first()
-            if operation is not None:
-                return dict(self.meta_from_decoded(_operation_meta(operation)))
-            launch = Launch.objects.filter(task_id=task_id).first()
-            if launch is not None:
-                return dict(self.meta_from_decoded(_launch_meta(launch)))
-        if meta["status"] == celery_states.STARTED and not self._shows_start(meta["task_name"], meta["result"]):
-            return {**meta, "status": celery_states.PENDING, "result": None}
-        return meta
-
-    def _shows_start(self, name: str | None, info: Any) -> bool:
-        """Whether a task that runs is STARTED for its callers: where that is tracked, or if it has said so itself."""
-        task = self.app.tasks.get(name)
-        is_of_claim = info is None or (isinstance(info, dict) and info.keys() == PROCESS_KEYS)
-        return not is_of_claim or bool(task.track_started if task else self.app.conf.task_track_started)
-
-    def task_result_exists(self, task_id: str) -> bool:
-        return any(model.objects.filter(task_id=task_id).exists() for model in (TaskResult, Operation, Launch))
-
-    def wait_for(
-        self,
-        task_id: str,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_interval: Any = None,
-    ) -> dict[str, Any]:
-        """Wait for a result, looking often; `on_interval` is called every `interval` seconds.
-
-        Raises:
-            celery.exceptions.TimeoutError: it was not there within `timeout` seconds.
-        """
-        self._ensure_not_eager()
-        meta: dict[str, Any] = {}
-        next_call = time.monotonic() + interval
-
-        def is_ready() -> bool:
-            nonlocal next_call
-            meta.update(self.get_task_meta(task_id))
-            has_failed = meta["status"] in celery_states.PROPAGATE_STATES
-            if on_interval and (has_failed or time.monotonic() >= next_call):
-                next_call = time.monotonic() + interval
-                on_interval()  # it raises the error of a task before this one, if that is why this one has failed
-            return meta["status"] in celery_states.READY_STATES
-
-        if not poll(is_ready, timeout, min(interval, MAX_RESULT_POLL_SECONDS)):
-            raise CeleryTimeoutError("The operation timed out.")
-        return meta
-
 
 def _with_errbacks(request: Context | None, errbacks: Sequence[Any]) -> Context:
     return Context({**vars(request), "errbacks": list(errbacks)})
-
-
-def _operation_meta(operation: Operation) -> dict[str, Any]:
-    return {
-        "task_id": operation.task_id,
-        "status": states.TO_CELERY[operation.status],
-        "result": json.loads(operation.result) if operation.result is not None else None,
-        "traceback": operation.traceback,
-        "date_done": operation.finished_at,
-        "name": operation.task,
-        "queue": SERIAL,
-        "retries": max(0, operation.attempts - 1),
-        "children": [],
-    }
-
-
-def _launch_meta(launch: Launch) -> dict[str, Any]:
-    return {
-        "task_id": launch.task_id,
-        "status": states.TO_CELERY[launch.status],
-        "result": json.loads(launch.result) if launch.result is not None else None,
-        "traceback": launch.traceback,
-        "date_done": launch.finished_at,
-        "name": launch.task,
-        "queue": ISOLATED,
-        "retries": 0,
-        "children": [],
-    }
