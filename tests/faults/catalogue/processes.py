@@ -21,7 +21,8 @@ def pool_children(ground: Ground, *queues: str) -> list[psutil.Process]:
 def fork_servers(ground: Ground) -> list[psutil.Process]:
     children = [child for child in pool_children(ground, "isolated") if child.is_running()]
     found = [process for child in children for process in child.children()]
-    return [process for process in found if FORK_SERVER in " ".join(process.cmdline())]
+    alive = [process for process in found if process.status() != psutil.STATUS_ZOMBIE]  # nobody has asked after it yet
+    return [process for process in alive if FORK_SERVER in " ".join(process.cmdline())]
 
 
 @fault("A process of a pool is killed.", quick=True)
