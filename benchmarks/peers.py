@@ -41,7 +41,7 @@ class Peer:
 
 
 PEERS = {
-    "huey": Peer(["huey_consumer.py", "huey_program.huey", "-k", "process", "-w", str(CORES), "-d", "0.005", "-q"]),
+    "huey": Peer(["huey_consumer", "huey_program.huey", "-k", "process", "-w", str(CORES), "-d", "0.005", "-q"]),
     "dramatiq": Peer(["dramatiq", "dramatiq_program", "--processes", str(CORES), "--threads", "8"]),
     "rq": Peer(["rq", "worker-pool", "benchmark", "-n", str(CORES), "-w", "rq.worker.SimpleWorker", "-q"]),
     "taskiq": Peer(["taskiq", "worker", "taskiq_program:broker", "--workers", str(CORES), "--log-level", "WARNING"]),
@@ -143,18 +143,22 @@ def _ours(servers: _Servers, calls: int, waits: int) -> dict[str, Any]:
 
 def _theirs(servers: _Servers, peer: str, python: Path, calls: int, waits: int) -> dict[str, Any]:
     path = f"{python.parent}:{os.environ['PATH']}"
-    environment = {**os.environ, **servers.fresh(), "PATH": path, "PYTHONPATH": str(PROGRAMS)}
+    inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    environment = {**inherited, **servers.fresh(), "PATH": path, "PYTHONPATH": str(PROGRAMS)}
     command = [str(python), "driver.py", f"{peer}_program", str(calls), str(waits)]
     with subprocess.Popen(
         command, cwd=PROGRAMS, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as driver:
         assert driver.stdin is not None
         assert driver.stdout is not None
-        enqueued = json.loads(driver.stdout.readline())
-        with _workers(peer, python, environment):
-            driver.stdin.write("\n")
-            driver.stdin.flush()
-            ran = json.loads(driver.stdout.readline())
+        try:
+            enqueued = json.loads(driver.stdout.readline())
+            with _workers(peer, python, environment):
+                driver.stdin.write("\n")
+                driver.stdin.flush()
+                ran = json.loads(driver.stdout.readline())
+        finally:
+            driver.kill()
     return {**enqueued, **ran, "wait_ms": statistics.median(ran["wait_ms"])}
 
 

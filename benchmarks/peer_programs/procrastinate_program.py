@@ -9,7 +9,7 @@ import time
 from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 
 app = App(connector=PsycopgConnector(conninfo=os.environ["DATABASE_URL"]))
-caller = app.with_connector(SyncPsycopgConnector(conninfo=os.environ["DATABASE_URL"]))
+caller = App(connector=SyncPsycopgConnector(conninfo=os.environ["DATABASE_URL"]))
 _DONE = """
     SELECT (j.args->>'number')::int AS number, extract(epoch FROM e.at)::float AS began FROM procrastinate_jobs j
     JOIN procrastinate_events e ON e.job_id = j.id AND e.type = 'started' WHERE j.id = %(id)s AND j.status = 'succeeded'
@@ -20,7 +20,6 @@ _DONE = """
 def nothing(number: int) -> None: ...
 
 
-caller.tasks = app.tasks
 is_open = False
 
 

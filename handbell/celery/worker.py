@@ -5,6 +5,7 @@ back. Celery's own soft shutdown would sleep all that time in a signal handler, 
 what it then cancels is neither given back nor sent again.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -68,6 +69,8 @@ def on_worker_init(sender: Any = None, **kwargs: Any) -> None:
         launch_fence=launch_fence() if ISOLATED in queues else "",
     )
     register_worker(_ThisWorker.owner)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: looking at it would give each process a copy of its own of all these pages
 
 
 @worker_process_init.connect
