@@ -1,6 +1,7 @@
 """Plain tasks that behave, and others that do not; a worker takes them with `--include=tests.plain`."""
 
 import asyncio
+import gc
 import os
 import re
 import signal

@@ -9,8 +9,8 @@ configuration.py  The defaults of its settings. `conf.defaults[-1]` are Celery's
                   celery.app.utils.Settings: `maps`, `prefix`, `_to_keys`;
                   celery/fixups/django.py keeps connections if `CELERY_DB_REUSE_MAX` is set; kombu's
                   `TRANSPORT_ALIASES`.
-amqp.py           celery.app.amqp.AMQP. `create_task_message`, `as_task_v2`, and what `saferepr` makes; `_event_dispatcher`; `producer_pool`;
-                  `_producer_pool` is None after a fork;
+amqp.py           celery.app.amqp.AMQP. `create_task_message`, `as_task_v2`, and what `saferepr` makes;
+                  `_event_dispatcher`; `producer_pool`; `_producer_pool` is None after a fork;
                   `_retry_publish`, with which celery/app/trace.py calls what is linked or chained to a task.
 calls.py          What a call does. The options that `Task.apply_async` and canvas give to `send_task`;
                   `current_worker_task`; `Task.retry` calls the task with its own id.

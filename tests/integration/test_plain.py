@@ -27,6 +27,7 @@ from tests.plain import (
     calls_left,
     doubles,
     fail,
+    frozen_objects,
     halfway,
     lines,
     on_error,
@@ -271,6 +272,15 @@ def test_a_call_that_is_due_later_runs_then(at_work: System) -> None:
     before, value, waited, *later = at_work.call(call_for_later)
     assert [before, value, *later] == ["PENDING", 2, "PENDING", None]
     assert waited > 0.9
+
+
+def count_frozen_objects() -> int:
+    return int(frozen_objects.delay().get(timeout=SECONDS))
+
+
+def test_processes_share_the_memory_of_what_was_loaded_before_they_were_forked(at_work: System) -> None:
+    """The garbage collector would write to each object, and so give each process pages of its own."""
+    assert at_work.call(count_frozen_objects) > 50_000
 
 
 def break_connections() -> list[Any]:
