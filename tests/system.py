@@ -32,7 +32,7 @@ class System:
         inherited = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "SECRET_KEY"}}
         return {**inherited, "HANDBELL_DATA_DIR": str(self.folder), **self.environment}
 
-    def manage(self, *arguments: str, timeout: float = 60, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def manage(self, *arguments: str, timeout: float = 150, **environment: str) -> "subprocess.CompletedProcess[str]":
         """`manage.py ARGUMENTS`, to its end."""
         return subprocess.run(
             [*MANAGE, *arguments],
