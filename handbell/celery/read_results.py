@@ -17,10 +17,10 @@ from handbell import states
 from handbell.common.polling import pauses, poll
 from handbell.models import Launch, Operation
 from handbell.models.task_result import ENDED
+from handbell.plain.sql import MAX_IDS
 from handbell.queues import ISOLATED, SERIAL
 
 MAX_RESULT_POLL_SECONDS = 0.03  # between two looks at a result that somebody waits for
-MAX_IDS = 500  # in a statement
 PROCESS_KEYS = {"pid", "thread", "hostname"}  # what a claim says of the process that runs the task
 
 
@@ -37,10 +37,10 @@ class ResultReader(database.DatabaseBackend):  # type: ignore[misc]  # the libra
         if meta["date_done"] is None:  # there is no such row
             operation = Operation.objects.filter(task_id=task_id).first()
             if operation is not None:
-                return dict(self.meta_from_decoded(_operation_meta(operation)))
+                return dict(self.meta_from_decoded(_ledger_meta(operation, SERIAL, max(0, operation.attempts - 1))))
             launch = Launch.objects.filter(task_id=task_id).first()
             if launch is not None:
-                return dict(self.meta_from_decoded(_launch_meta(launch)))
+                return dict(self.meta_from_decoded(_ledger_meta(launch, ISOLATED, 0)))
         if meta["status"] == celery_states.STARTED and not self._shows_start(meta["task_name"], meta["result"]):
             return {**meta, "status": celery_states.PENDING, "result": None}
         return meta
@@ -147,29 +147,15 @@ class ResultReader(database.DatabaseBackend):  # type: ignore[misc]  # the libra
         return TaskResult.objects.filter(task_id__in=task_ids)
 
 
-def _operation_meta(operation: Operation) -> dict[str, Any]:
+def _ledger_meta(row: Operation | Launch, queue: str, retries: int) -> dict[str, Any]:
     return {
-        "task_id": operation.task_id,
-        "status": states.TO_CELERY[operation.status],
-        "result": json.loads(operation.result) if operation.result is not None else None,
-        "traceback": operation.traceback,
-        "date_done": operation.finished_at,
-        "name": operation.task,
-        "queue": SERIAL,
-        "retries": max(0, operation.attempts - 1),
-        "children": [],
-    }
-
-
-def _launch_meta(launch: Launch) -> dict[str, Any]:
-    return {
-        "task_id": launch.task_id,
-        "status": states.TO_CELERY[launch.status],
-        "result": json.loads(launch.result) if launch.result is not None else None,
-        "traceback": launch.traceback,
-        "date_done": launch.finished_at,
-        "name": launch.task,
-        "queue": ISOLATED,
-        "retries": 0,
+        "task_id": row.task_id,
+        "status": states.TO_CELERY[row.status],
+        "result": json.loads(row.result) if row.result is not None else None,
+        "traceback": row.traceback,
+        "date_done": row.finished_at,
+        "name": row.task,
+        "queue": queue,
+        "retries": retries,
         "children": [],
     }

@@ -50,10 +50,11 @@ class DoorbellMessage(NamedTuple):
             transaction.on_commit(self.ring, robust=True)  # if that fails the caller's work is safe all the same
 
     def _is_to_ring(self) -> bool:
-        """Whether it rings after the commit already, unless this, too, is rolled back."""
-        savepoints = set(connection.savepoint_ids)
+        """Whether it rings after the commit already. What may still take that back takes back what is called now, too:
+        a savepoint that is open.
+        """
         hooks: list[Any] = connection.run_on_commit[-MAX_HOOKS_LOOKED_AT:]
-        return any(getattr(hook, "__self__", None) == self and ids <= savepoints for ids, hook, _ in hooks)
+        return any(getattr(hook, "__self__", None) == self for _, hook, _ in hooks)
 
     def ring(self) -> None:
         """Send the message, unless one is on its way."""

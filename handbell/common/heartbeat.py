@@ -62,7 +62,7 @@ class _HeartbeatThread:
                     heartbeat.beat()
             except Error:
                 connection.close()  # tried again in a moment
-            except Exception:
+            except BaseException:  # (whatever it is, the others are to be called)
                 logger.exception("A heartbeat failed. It is tried again in a moment.")
                 connection.close()
             with self._changed:

@@ -49,8 +49,8 @@ def test_a_block_ends_only_when_its_call_has_ended() -> None:
     assert ended.is_set()
 
 
-@pytest.mark.parametrize("error", [OperationalError("away"), ValueError("wrong")])
-def test_one_that_raises_is_called_again_and_keeps_no_other_from_being_called(error: Exception) -> None:
+@pytest.mark.parametrize("error", [OperationalError("away"), ValueError("wrong"), SystemExit(1)])
+def test_one_that_raises_is_called_again_and_keeps_no_other_from_being_called(error: BaseException) -> None:
     attempts: list[float] = []
     others: list[float] = []
 
